@@ -1,0 +1,41 @@
+# A fresh clone needs Python 3.11 or newer, and nothing else: each target makes its environment.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check bench docs clean
+
+help: ## Show the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; set PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Installing into $(VENV) (about a minute, once) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## Watch a synthetic stream with three known changes, end to end.
+	@$(BIN)/streamgauge demo
+
+test: $(INSTALLED) ## Run every test.
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Lint, format and types.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+check: lint test ## Everything that must hold before a commit: lint, types, import rules, tests.
+
+bench: $(INSTALLED) ## Compare the whole path and each stage with the loop most people write.
+	@$(BIN)/python -m tests.bench.bench_embedded
+
+docs: $(INSTALLED) ## Write the schemas of what is published to docs/.
+	@$(BIN)/python docs/generate.py
+
+clean: ## Remove what the targets above have made.
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis streamgauge-demo
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,49 @@
+"""Change detectors: numbers in, alarms out.
+
+>>> import random
+>>> import numpy as np
+>>> from detectors import make_detector
+>>> rng = random.Random(7)
+>>> errors = rng.choices([0, 1], [9, 1], k=2000) + rng.choices([0, 1], [7, 3], k=500)
+>>> for alarm in make_detector("ADWIN").update_many(np.array(errors)):
+...     print(f"{alarm.index}: {alarm.direction} since about {alarm.onset}")
+2143: up since about 2048
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from detectors.base import Alarm, Detector
+
+if TYPE_CHECKING:
+    from detectors.adwin import ADWIN
+    from detectors.factory import detector_from_state, make_detector
+    from detectors.page_hinkley import PageHinkley
+    from detectors.river import RiverDetector
+
+__all__ = [
+    "ADWIN",
+    "Alarm",
+    "Detector",
+    "PageHinkley",
+    "RiverDetector",
+    "detector_from_state",
+    "make_detector",
+]
+
+# Imported where they are used, because they import River.
+_HOMES = {
+    "ADWIN": "detectors.adwin",
+    "PageHinkley": "detectors.page_hinkley",
+    "RiverDetector": "detectors.river",
+    "detector_from_state": "detectors.factory",
+    "make_detector": "detectors.factory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,130 @@
+"""Checks of what comes in: values, parameters and stored states."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from detectors.base import finite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    T = TypeVar("T")
+
+# Detectors sum squares of what they are given. From here on those sums can overflow to infinity,
+# and a detector that holds an infinity never alarms again.
+MAGNITUDE_MAX = 1e150
+
+
+def number(x: float) -> float:
+    """`x` as a float that a detector can use.
+
+    Raises:
+        ValueError: `x` is NaN, infinite, or beyond `MAGNITUDE_MAX`.
+    """
+    x = finite(x)
+    if abs(x) > MAGNITUDE_MAX:
+        raise ValueError(f"a detector takes numbers up to {MAGNITUDE_MAX:g} in size, got {x:g}")
+    return x
+
+
+def numbers(xs: NDArray[np.float64]) -> list[float]:
+    """A one-dimensional array as floats that a detector can use.
+
+    Raises:
+        ValueError: it has another number of dimensions, or `number` refuses one of its values.
+    """
+    array = np.asarray(xs, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"a detector takes a one-dimensional array, got shape {array.shape}")
+    # Negated, because every comparison with NaN is false.
+    unusable = ~(np.abs(array) <= MAGNITUDE_MAX)
+    if unusable.any():
+        position = int(unusable.argmax())
+        try:
+            number(array[position])
+        except ValueError as error:
+            raise ValueError(f"{error} at position {position} of the array") from None
+    values: list[float] = array.tolist()
+    return values
+
+
+def real(name: str, value: float, *, low: float, high: float, open_at: str = "") -> float:
+    """A parameter that is a number from `low` to `high`; `open_at` names the ends left out."""
+    what = f"{name} is a number {_interval(low, high, open_at)}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{what}, got {value!r}")
+    above = low < value if "low" in open_at else low <= value
+    below = value < high if "high" in open_at else value <= high
+    if not (above and below):
+        raise ValueError(f"{what}, got {value!r}")
+    return float(value)
+
+
+def whole(name: str, value: int, *, low: int, high: int) -> int:
+    """A parameter that is a whole number from `low` to `high`."""
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        integer = low - 1
+    if isinstance(value, bool) or not low <= integer <= high:
+        raise ValueError(f"{name} is a whole number from {low} to {high}, got {value!r}")
+    return integer
+
+
+def _interval(low: float, high: float, open_at: str) -> str:
+    return (
+        f"{'above' if 'low' in open_at else 'from'} {low:g} "
+        f"{'and below' if 'high' in open_at else 'to'} {high:g}"
+    )
+
+
+def made(make: Callable[..., T], name: str, params: Mapping[str, Any]) -> T:
+    """`make(**params)`.
+
+    Raises:
+        ValueError: a parameter is unknown, missing or of a wrong type; the message starts with
+            `name` and lists the known parameters.
+    """
+    try:
+        return make(**params)
+    except (TypeError, ValueError) as error:
+        known = ", ".join(inspect.signature(make).parameters)
+        raise ValueError(f"{name}: {error} (its parameters: {known})") from error
+
+
+def check_state(state: Mapping[str, Any], kind: str, fmt: int, *fields: str) -> None:
+    """Whether `state` is one that `kind` can read.
+
+    Raises:
+        ValueError: it is of another detector or format, or lacks one of `fields`.
+    """
+    if state.get("detector") != kind:
+        raise ValueError(f"this is the state of {state.get('detector')!r}, not of {kind!r}")
+    if state.get("format") != fmt:
+        raise ValueError(
+            f"this state of {kind} has format {state.get('format')!r}, and this version reads "
+            f"{fmt}; start the detector anew"
+        )
+    missing = [field for field in (*fields, "params", "n_seen") if field not in state]
+    if missing:
+        raise ValueError(f"this state of {kind} lacks {', '.join(missing)}")
+
+
+def check_river(state: Mapping[str, Any], kind: str, version: str) -> None:
+    """Whether `state`, which holds River's own objects, is of the River that is installed.
+
+    Raises:
+        ValueError: it is of another version.
+    """
+    if state.get("river") != version:
+        raise ValueError(
+            f"this state of {kind} was made with River {state.get('river')}, and River {version} "
+            f"is installed; install that version, or start the detector anew"
+        )

@@ -1,0 +1,188 @@
+"""Any of River's drift detectors, by import path."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Self
+
+from river import __version__ as river_version
+from river.base import BinaryDriftDetector, DriftDetector
+
+from detectors import checks, codec
+from detectors.base import Alarm, Kind
+from detectors.sequential import Sequential
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_FORMAT = 1
+
+
+class RiverDetector(Sequential):
+    """Has the stream changed, in the opinion of a detector of River or of another package?
+
+    Memory and time are the wrapped detector's. After a drift River's detectors reset themselves
+    at the next value.
+
+    Args:
+        path: import path of a subclass of `river.base.DriftDetector` or `BinaryDriftDetector`,
+            such as `river.drift.binary.DDM`. Binary detectors take only 0 and 1. (River's FHDDM,
+            against its description, finds that ones have become fewer.)
+        params: its parameters. Where it has a `seed` that is not given, the seed is 0, so that
+            a stream that is replayed gives the same alarms.
+
+    A warning is an alarm of kind `warning` when the warning zone is entered, not again while the
+    detector stays in it; where a value raises both, there is only the drift. River says no more
+    than that the stream has changed: `direction` is `none`, `statistic`, `threshold` and
+    `mean_after` are NaN, `onset` is the index of the alarm, and `mean_before` is the mean of
+    the values from the last baseline to before the alarm.
+
+    Raises:
+        ValueError: there is nothing at `path`, or no detector, or it refuses `params`, or its
+            state is not something that `detectors.codec` can keep.
+
+    >>> import random
+    >>> rng = random.Random(42)
+    >>> hddm = RiverDetector("river.drift.binary.HDDMW")
+    >>> errors = rng.choices([0, 1], [9, 1], k=1000) + rng.choices([0, 1], [6, 4], k=1000)
+    >>> [(a.index, a.kind) for a in map(hddm.update, errors) if a]
+    [(1075, 'warning'), (1077, 'drift')]
+    """
+
+    def __init__(self, path: str, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self._path = path
+        self._class = _detector_class(path)
+        self._binary = issubclass(self._class, BinaryDriftDetector)
+        # The path's own package, for what a detector of another package is made of.
+        self._packages = {"river", path.partition(".")[0]}
+        self._params = dict(params or {})
+        seed = inspect.signature(self._class).parameters.get("seed")
+        if seed is not None and seed.default is None and self._params.get("seed") is None:
+            self._params["seed"] = 0
+        self._detector: Any
+        self._n: int
+        self._total: float
+        self._in_warning: bool
+        self.rebaseline()
+        try:
+            self.state()
+        except ValueError as error:
+            raise ValueError(f"{path}: its state cannot be kept: {error}") from None
+
+    def _take(self, values: list[float]) -> list[Alarm]:
+        if self._binary:
+            values = _bits(values)
+        detector = self._detector
+        update, has_warnings = detector.update, hasattr(detector, "warning_detected")
+        n, total, in_warning = self._n, self._total, self._in_warning
+        alarms = []
+        try:
+            for index, x in enumerate(values, self._n_seen):
+                update(x)
+                if detector.drift_detected:
+                    alarms.append(_alarm(index, "drift", n, total))
+                    n, total, in_warning = 0, 0.0, False
+                    continue
+                if has_warnings:
+                    was_in_warning, in_warning = in_warning, detector.warning_detected
+                    if in_warning and not was_in_warning:
+                        alarms.append(_alarm(index, "warning", n, total))
+                n += 1
+                total += x
+        except Exception as error:
+            # Not a ValueError, whatever it was: that would say that the state is as before.
+            raise RuntimeError(f"{self._path} failed at value {index}: {error!r}") from error
+        self._n, self._total, self._in_warning = n, total, bool(in_warning)
+        self._n_seen += len(values)
+        return alarms
+
+    def readings(self) -> dict[str, float]:
+        """The `mean` since the baseline, 0 right after it."""
+        return {"mean": self._total / self._n if self._n else 0.0}
+
+    def rebaseline(self) -> None:
+        """Make River's detector anew; `n_seen` goes on."""
+        self._detector = checks.made(self._class, self._path, self._params)
+        self._n, self._total, self._in_warning = 0, 0.0, False
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on, with the attributes of River's objects."""
+        return {
+            "detector": self._path,
+            "format": _FORMAT,
+            "river": river_version,
+            "params": {
+                name: codec.encode(value, self._packages) for name, value in self._params.items()
+            },
+            "n_seen": self._n_seen,
+            "n": self._n,
+            "total": self._total,
+            "in_warning": self._in_warning,
+            "object": codec.encode(self._detector, self._packages),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The detector that `state()` described.
+
+        Raises:
+            ValueError: the state is of another kind of detector, of another format or River
+                version, or holds objects of other packages.
+        """
+        path = str(state.get("detector"))
+        fields = ("n", "total", "in_warning", "object")
+        checks.check_state(state, path, _FORMAT, *fields)
+        checks.check_river(state, path, river_version)
+        packages = {"river", path.partition(".")[0]}
+        params = {name: codec.decode(value, packages) for name, value in state["params"].items()}
+        self = cls(path, params)
+        self._n_seen = checks.whole("n_seen", state["n_seen"], low=0, high=2**63)
+        self._n, self._total, self._in_warning = state["n"], state["total"], state["in_warning"]
+        self._detector = codec.decode(state["object"], packages)
+        if type(self._detector) is not self._class:
+            raise ValueError(f"this state of {path} holds a {type(self._detector).__name__}")
+        return self
+
+
+def _detector_class(path: str) -> type[Any]:
+    """The class at an import path."""
+    module, _, name = path.rpartition(".")
+    if not module or not all(part.isidentifier() for part in path.split(".")):
+        raise ValueError(f"{path!r} is not an import path such as 'river.drift.KSWIN'")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"there is no {path}: {error}; check the path") from None
+    is_detector = isinstance(found, type) and issubclass(found, DriftDetector | BinaryDriftDetector)
+    # River's abstract classes can be made too; they would never alarm.
+    if not is_detector or getattr(found.update, "__isabstractmethod__", False):
+        raise ValueError(
+            f"{path} is not a drift detector; give the path of a subclass of "
+            f"river.base.DriftDetector or river.base.BinaryDriftDetector"
+        )
+    detector_class: type[Any] = found
+    return detector_class
+
+
+def _bits(values: list[float]) -> list[float]:
+    """The values as ints, which is how River's binary detectors count."""
+    for x in set(values) - {0.0, 1.0}:
+        raise ValueError(f"a binary detector takes 0 or 1, got {x:g}")
+    return list(map(int, values))
+
+
+def _alarm(index: int, kind: Kind, n: int, total: float) -> Alarm:
+    """An alarm after `n` values that add up to `total`."""
+    return Alarm(
+        index=index,
+        kind=kind,
+        direction="none",
+        statistic=math.nan,
+        threshold=math.nan,
+        mean_before=total / n if n else math.nan,
+        mean_after=math.nan,
+        onset=index,
+    )

@@ -1,0 +1,130 @@
+"""Detectors by name; parameters out of range; what an import costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import detectors
+from detectors import ADWIN, PageHinkley, RiverDetector, detector_from_state, make_detector
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls"),
+    [
+        ("ADWIN", ADWIN),
+        ("PageHinkley", PageHinkley),
+        ("river.drift.ADWIN", RiverDetector),
+        ("river.drift.binary.DDM", RiverDetector),
+    ],
+)
+def test_makes_and_restores_by_name(kind: str, cls: type) -> None:
+    detector = make_detector(kind)
+    assert type(detector) is cls
+    assert type(detector_from_state(detector.state())) is cls
+
+
+def test_params_reach_the_detector() -> None:
+    params = {"delta": 0.5, "clock": 7}
+    assert make_detector("ADWIN", params).state() == ADWIN(delta=0.5, clock=7).state()
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "message"),
+    [
+        ("Adwin", {}, "no detector 'Adwin'; use ADWIN, PageHinkley or the import path"),
+        ("ADWIN", {"clok": 1}, "'clok'.*its parameters: delta, clock, max_buckets"),
+        ("PageHinkley", {"lambda": 1}, "'lambda'.*its parameters: min_instances, delta, threshold"),
+        ("ADWIN", {"delta": 7}, "delta is a number above 0 and below 1, got 7"),
+    ],
+)
+def test_names_what_there_is(kind: str, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_detector(kind, params)
+
+
+@pytest.mark.parametrize("state", [{}, {"detector": "Nilometer"}, {"detector": 5}])
+def test_restores_no_unknown_detector(state: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no detector"):
+        detector_from_state(state)
+
+
+BAD = {
+    ADWIN: {
+        "delta": [0, 1, -0.1, float("nan"), "0.1", None, True],
+        "clock": [0, -32, 1.5, 2**31, "32", True],
+        "max_buckets": [0, 10_001],
+        "min_window_length": [0, 2**31],
+        "grace_period": [-1, 2**31],
+    },
+    PageHinkley: {
+        "min_instances": [0, 1.5, False],
+        "delta": [-0.1, float("nan"), float("inf")],
+        "threshold": [-1, float("inf"), "50"],
+        "alpha": [0, 1.1, -1],
+        "mode": ["sideways", None],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [(cls, name, value) for cls in BAD for name in BAD[cls] for value in BAD[cls][name]],
+)
+def test_names_the_parameter_that_is_out_of_range(cls: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is .*, got {value!r}$"):
+        cls(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"clock": 2**31 - 1, "min_window_length": 2**31 - 1, "grace_period": 2**31 - 1},
+        {"clock": 1, "max_buckets": 1, "min_window_length": 1, "grace_period": 0},
+        {"delta": np.float64(0.5), "clock": np.int64(3)},
+    ],
+)
+def test_adwin_works_at_the_ends_of_its_ranges(params: dict[str, Any]) -> None:
+    detector = ADWIN(**params)
+    detector.update_many(np.resize([0.0, 1.0, 1e150, -1e150], 200))
+    assert np.isfinite(list(detector.readings().values())).all()
+    assert detector_from_state(detector.state()).readings() == detector.readings()
+
+
+@pytest.mark.parametrize("damage", [lambda w: w[:-1], lambda w: w + b"0", lambda _: b"", str])
+def test_adwin_refuses_a_damaged_window(damage: Any) -> None:
+    state = ADWIN().state()
+    with pytest.raises(ValueError, match="damaged"):
+        ADWIN.from_state({**state, "window": damage(state["window"])})
+
+
+def test_a_state_with_an_unknown_sum_is_refused() -> None:
+    state = PageHinkley().state()
+    with pytest.raises(ValueError, match="sums in this state"):
+        PageHinkley.from_state({**state, "sums": {**state["sums"], "sideways": 0.0}})
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert all(getattr(detectors, name) is not None for name in detectors.__all__)
+    with pytest.raises(AttributeError, match="'Nilometer'"):
+        detectors.Nilometer  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("detectors.base", ["river", "numpy"]),
+        # What configurations name most is ready without the import of all of River.
+        ("detectors.factory", ["river.drift", "scipy"]),
+    ],
+)
+def test_import_is_light(module: str, unwanted: list[str]) -> None:
+    code = f"import sys, {module}; print([m for m in {unwanted!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
