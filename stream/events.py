@@ -1,0 +1,227 @@
+"""Events: the bytes of a record become a prediction or a label, or an error that says why not."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from stream.config import EventLimits, Task
+
+# What decoding raises; RecursionError comes of deep nesting.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+# 1973 and 9999: epoch seconds taken for milliseconds fall before, microseconds after.
+_EARLIEST_MS = 100_000_000_000
+_LATEST_MS = 253_402_300_799_999
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Text = Annotated[str, Meta(max_length=1000)]
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+Value = bool | Integer | float | Text
+Probability = Share | dict[Text, Share]
+Features = dict[Name, bool | Integer | float | Text | None]
+
+Reason = Literal[
+    "empty_value",
+    "too_large",
+    "malformed_json",
+    "invalid_event",
+    "timestamp_ahead",
+    "undeclared_class",
+    "task_mismatch",
+    "too_many_models",
+]
+
+
+class EventError(ValueError):
+    """An event was refused.
+
+    Attributes:
+        reason: a word for counting and filtering dead letters.
+        detail: what is wrong and what to do, naming the field.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+class EpochMs(int):
+    """Epoch milliseconds, decoded from an RFC 3339 string or a number of milliseconds."""
+
+    __slots__ = ()
+
+
+class Prediction(Struct, gc=False):
+    """A prediction that a model has served.
+
+    `gc=False`: a hundred thousand of these wait for their labels, none can be part of a cycle.
+    """
+
+    prediction_id: Name
+    model: Name
+    version: Name
+    timestamp_ms: EpochMs = field(name="timestamp")
+    prediction: Value
+    probability: Probability | None = None
+    features: Features | None = None
+    segment: dict[Name, Text] | None = None
+    task: Task | None = None
+
+
+class Label(Struct, gc=False):
+    """The truth about a prediction, known later; one that carries its prediction needs no join."""
+
+    prediction_id: Name
+    model: Name
+    label: Value
+    timestamp_ms: EpochMs = field(name="timestamp")
+    version: Name | None = None
+    prediction: Value | None = None
+    probability: Probability | None = None
+    features: Features | None = None
+    timestamp_predicted_ms: EpochMs | None = field(default=None, name="timestamp_predicted")
+    task: Task | None = None
+
+
+class _Envelope(Struct):
+    """A CloudEvent in structured mode, as KServe's and Seldon's loggers emit them."""
+
+    specversion: str
+    data: msgspec.Raw
+
+
+def _epoch_ms(expected: type, value: Any) -> Any:
+    if expected is not EpochMs:
+        raise NotImplementedError(expected)
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"timestamp {value!r:.60} is not RFC 3339") from None
+        if moment.tzinfo is None:
+            raise ValueError(f"timestamp {value!r:.60} has no time zone; add Z or an offset")
+        value = moment.timestamp() * 1000
+    elif type(value) is not int and type(value) is not float:
+        raise ValueError("a timestamp is an RFC 3339 string or epoch milliseconds")
+    if not _EARLIEST_MS <= value <= _LATEST_MS:
+        raise ValueError(f"timestamp {value!r:.60} is not in epoch milliseconds after 1973")
+    return EpochMs(round(value))
+
+
+_decode_prediction = msgspec.json.Decoder(Prediction, dec_hook=_epoch_ms).decode
+_decode_label = msgspec.json.Decoder(Label, dec_hook=_epoch_ms).decode
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def decode_prediction(
+    value: bytes | None, record_timestamp_ms: int, limits: EventLimits
+) -> Prediction:
+    """The prediction in a record's value.
+
+    Args:
+        value: JSON, plain or as a structured CloudEvent.
+        record_timestamp_ms: the record's own time; the event may not lie far ahead of it.
+        limits: sizes and skew allowed.
+
+    Raises:
+        EventError: the reason and the field.
+    """
+    event: Prediction = _decode(_decode_prediction, value, record_timestamp_ms, limits)
+    if event.segment is not None and len(event.segment) > limits.segments_max:
+        raise EventError(
+            "invalid_event",
+            f"segment has {len(event.segment)} entries; events.segments_max is"
+            f" {limits.segments_max}",
+        )
+    return event
+
+
+def decode_label(value: bytes | None, record_timestamp_ms: int, limits: EventLimits) -> Label:
+    """The label in a record's value; arguments and errors as in `decode_prediction`."""
+    event: Label = _decode(_decode_label, value, record_timestamp_ms, limits)
+    if event.prediction is not None and event.version is None:
+        raise EventError(
+            "invalid_event", "a label that carries its prediction needs its version as well"
+        )
+    predicted_ms = event.timestamp_predicted_ms
+    if predicted_ms is not None:
+        _check_skew("timestamp_predicted", predicted_ms, record_timestamp_ms, limits)
+    return event
+
+
+def _decode(decode: Any, value: bytes | None, record_timestamp_ms: int, limits: EventLimits) -> Any:
+    if not value:
+        raise EventError("empty_value", "the record has no value; send the event as JSON")
+    if len(value) > limits.bytes_max:
+        raise EventError("too_large", f"{len(value)} bytes; events.bytes_max is {limits.bytes_max}")
+    try:
+        event = decode(value)
+    except msgspec.ValidationError as error:
+        event = _decode_enveloped(decode, value, error)
+    except _UNREADABLE as error:
+        raise EventError("malformed_json", str(error)) from None
+    _check_skew("timestamp", event.timestamp_ms, record_timestamp_ms, limits)
+    if event.features is not None and len(event.features) > limits.features_max:
+        raise EventError(
+            "invalid_event",
+            f"{len(event.features)} features; events.features_max is {limits.features_max}",
+        )
+    return event
+
+
+def _decode_enveloped(decode: Any, value: bytes, error: msgspec.ValidationError) -> Any:
+    """The event inside a CloudEvent, or the plain event's own error where there is no envelope."""
+    try:
+        data = _decode_envelope(value).data
+    except _UNREADABLE:
+        raise EventError("invalid_event", str(error)) from None
+    try:
+        return decode(data)
+    except _UNREADABLE as inner:
+        raise EventError("invalid_event", f"in the CloudEvent's data: {inner}") from None
+
+
+def _check_skew(name: str, event_ms: int, record_ms: int, limits: EventLimits) -> None:
+    if event_ms > record_ms + limits.ahead_max:
+        raise EventError(
+            "timestamp_ahead",
+            f"{name} is {(event_ms - record_ms) / 1000:.0f} s ahead of its record;"
+            f" events.ahead_max is {limits.ahead_max / 1000:.0f} s",
+        )
+
+
+def model_of(value: bytes) -> str | None:
+    """The model an event is about, where it can be read; for a record's key.
+
+    >>> model_of(b'{"model": "m1"}'), model_of(b'{"model": 3}'), model_of(b"{")
+    ('m1', None, None)
+    """
+    for decode in (_decode_routing, _decode_enveloped_routing):
+        try:
+            return decode(value)
+        except _UNREADABLE:
+            continue
+    return None
+
+
+class _Routing(Struct):
+    model: Name
+
+
+class _EnvelopedRouting(Struct):
+    data: _Routing
+
+
+def _decode_routing(value: bytes) -> str:
+    return msgspec.json.decode(value, type=_Routing).model
+
+
+def _decode_enveloped_routing(value: bytes) -> str:
+    return msgspec.json.decode(value, type=_EnvelopedRouting).data.model

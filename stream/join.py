@@ -1,0 +1,414 @@
+"""The join: predictions wait for their labels, labels that came first wait for their predictions.
+
+One `ModelJoin` serves one model of one partition. Every decision becomes a change (a small tuple)
+that is applied at once and kept until the next commit, so that a commit writes what changed and
+not the whole buffer, and a restored join is the same whatever the configuration is by then.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stream.config import Task
+from stream.events import Features, Probability, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stream.config import Join
+    from stream.events import Label, Prediction
+
+# Ages are checked once in this many steps of the age, not at each event.
+_SWEEPS_PER_AGE = 64
+# When a full buffer must make room it drops this share at once, so that dropping stays cheap.
+_DROP_SHARE = 100
+
+
+class Outcome(Struct, array_like=True, gc=False):
+    """A prediction together with its truth.
+
+    Attributes:
+        version: the model version that predicted.
+        y_true: the label.
+        y_pred: the prediction.
+        probability: of the predicted class, or class -> probability.
+        features: what the prediction was made from, where a learner wants it.
+        task: as declared by the event.
+        predicted_ms: event time of the prediction.
+        timestamp_ms: event time of the label.
+        prediction_offset: where the prediction is; None where the label carried it.
+        label_offset: where the label is.
+    """
+
+    version: str
+    y_true: Value
+    y_pred: Value
+    probability: Probability | None = None
+    features: Features | None = None
+    task: Task | None = None
+    predicted_ms: int = 0
+    timestamp_ms: int = 0
+    prediction_offset: int | None = None
+    label_offset: int = 0
+
+
+class Pending(Struct, array_like=True, gc=False):
+    """A prediction that waits for its label."""
+
+    version: str
+    y_pred: Value
+    probability: Probability | None
+    features: Features | None
+    task: Task | None
+    predicted_ms: int
+    offset: int
+
+
+class Early(Struct, array_like=True, gc=False):
+    """A label that waits for its prediction."""
+
+    y_true: Value
+    features: Features | None
+    timestamp_ms: int
+    offset: int
+
+
+class JoinCounts(Struct, array_like=True):
+    """What the join has seen and dropped, since the model was first seen."""
+
+    n_predictions: int = 0
+    n_labels: int = 0
+    n_outcomes: int = 0
+    n_duplicate_predictions: int = 0
+    n_duplicate: int = 0
+    n_correction: int = 0
+    n_expired: int = 0
+    n_orphaned: int = 0
+
+
+# What a change does; the rest of the tuple is its arguments.
+_WAIT, _JOIN, _EARLY, _EXPIRE, _ORPHAN, _FORGET, _HOLD, _RELEASE = range(8)
+
+Change = tuple[Any, ...]
+
+
+class JoinDelta(Struct, array_like=True):
+    """What one commit's events changed in one model's join."""
+
+    model: str
+    watermark_ms: int
+    sweep_ms: int
+    held_seq: int
+    counts: JoinCounts
+    changes: list[Change]
+
+
+class JoinState(Struct, array_like=True):
+    """One model's whole join."""
+
+    model: str
+    watermark_ms: int
+    sweep_ms: int
+    held_seq: int
+    counts: JoinCounts
+    pending: dict[str, Pending]
+    early: dict[str, Early]
+    joined: dict[str, Value]
+    held: list[tuple[int, int, Outcome]]
+
+
+class ModelJoin:
+    """Predictions and labels of one model in, outcomes out.
+
+    Memory is bounded by `config`'s entry counts; time per event is constant on average.
+
+    Args:
+        model: the model's name.
+        config: bounds and label maturity.
+        keep_features: whether outcomes carry the features; they are the bulk of the memory.
+    """
+
+    def __init__(self, model: str, config: Join, *, keep_features: bool = False) -> None:
+        self.model = model
+        self.counts = JoinCounts()
+        self._config = config
+        self._keep_features = keep_features
+        self._pending: dict[str, Pending] = {}
+        self._early: dict[str, Early] = {}
+        self._joined: dict[str, Value] = {}
+        self._held: list[tuple[int, int, Outcome]] = []
+        self._held_seq = 0
+        self._watermark_ms = 0
+        self._sweep_ms = 0
+        self._changes: list[Change] = []
+
+    @property
+    def n_pending(self) -> int:
+        """Predictions that wait for their label."""
+        return len(self._pending)
+
+    @property
+    def watermark_ms(self) -> int:
+        """The latest event time seen."""
+        return self._watermark_ms
+
+    @property
+    def n_early(self) -> int:
+        """Labels that wait for their prediction."""
+        return len(self._early)
+
+    @property
+    def n_held(self) -> int:
+        """Outcomes that wait for label maturity."""
+        return len(self._held)
+
+    def add_prediction(self, event: Prediction, offset: int, out: list[Outcome]) -> None:
+        """Take a prediction; append the outcomes it completes or releases to `out`."""
+        self.counts.n_predictions += 1
+        key = event.prediction_id
+        timestamp_ms = int(event.timestamp_ms)
+        if key in self._pending or key in self._joined:
+            self.counts.n_duplicate_predictions += 1
+        else:
+            pending = Pending(
+                event.version,
+                event.prediction,
+                event.probability,
+                event.features if self._keep_features else None,
+                event.task,
+                timestamp_ms,
+                offset,
+            )
+            early = self._early.get(key)
+            if early is None:
+                self._change((_WAIT, key, pending))
+                if len(self._pending) > self._config.pending_max:
+                    self._change((_EXPIRE, _n_to_drop(self._pending, self._config.pending_max)))
+            else:
+                self._complete(key, pending, early, out)
+        self._advance(timestamp_ms, out)
+
+    def add_label(self, event: Label, offset: int, out: list[Outcome]) -> None:
+        """Take a label; append the outcomes it completes or releases to `out`."""
+        self.counts.n_labels += 1
+        key = event.prediction_id
+        timestamp_ms = int(event.timestamp_ms)
+        first = self._joined.get(key)
+        if first is None and (waiting := self._early.get(key)) is not None:
+            first = waiting.y_true
+        if first is not None:
+            if same_value(first, event.label):
+                self.counts.n_duplicate += 1
+            else:
+                self.counts.n_correction += 1
+        else:
+            early = Early(
+                event.label,
+                event.features if self._keep_features else None,
+                timestamp_ms,
+                offset,
+            )
+            pending = self._pending.get(key) or self._carried(event, timestamp_ms)
+            if pending is not None:
+                self._complete(key, pending, early, out)
+            else:
+                self._wait_early(key, early)
+        self._advance(timestamp_ms, out)
+
+    def _carried(self, event: Label, timestamp_ms: int) -> Pending | None:
+        if event.prediction is None or event.version is None:
+            return None
+        predicted_ms = event.timestamp_predicted_ms
+        return Pending(
+            event.version,
+            event.prediction,
+            event.probability,
+            None,
+            event.task,
+            timestamp_ms if predicted_ms is None else int(predicted_ms),
+            -1,
+        )
+
+    def _wait_early(self, key: str, early: Early) -> None:
+        limit = self._config.early_max
+        self._change((_EARLY, key, early))
+        if len(self._early) > limit:
+            self._change((_ORPHAN, _n_to_drop(self._early, limit)))
+
+    def _complete(self, key: str, pending: Pending, early: Early, out: list[Outcome]) -> None:
+        self._change((_JOIN, key, early.y_true))
+        if len(self._joined) > self._config.joined_max:
+            self._change((_FORGET, _n_to_drop(self._joined, self._config.joined_max)))
+        outcome = Outcome(
+            pending.version,
+            early.y_true,
+            pending.y_pred,
+            pending.probability,
+            pending.features or early.features,
+            pending.task,
+            pending.predicted_ms,
+            early.timestamp_ms,
+            None if pending.offset < 0 else pending.offset,
+            early.offset,
+        )
+        if self._config.label_maturity or self._held:
+            self._change((_HOLD, outcome))
+        else:
+            self.counts.n_outcomes += 1
+            out.append(outcome)
+
+    def _advance(self, timestamp_ms: int, out: list[Outcome]) -> None:
+        """Move the watermark; release what has matured, drop what is too old."""
+        self._watermark_ms = max(self._watermark_ms, timestamp_ms)
+        if self._held:
+            self._release(out)
+        if self._watermark_ms >= self._sweep_ms:
+            self._sweep()
+
+    def _release(self, out: list[Outcome]) -> None:
+        mature_ms = self._watermark_ms - self._config.label_maturity
+        n_released = 0
+        for outcome in self._mature(mature_ms):
+            out.append(outcome)
+            n_released += 1
+        if n_released:
+            self.counts.n_outcomes += n_released
+            # Popped already: logged for a restored join to pop as many.
+            self._changes.append((_RELEASE, n_released))
+
+    def _mature(self, mature_ms: int) -> Iterable[Outcome]:
+        while self._held and self._held[0][0] <= mature_ms:
+            yield heappop(self._held)[2]
+
+    def _sweep(self) -> None:
+        config = self._config
+        self._sweep_ms = self._watermark_ms + max(
+            1, min(config.pending_age, config.early_age) // _SWEEPS_PER_AGE
+        )
+        oldest_ms = self._watermark_ms - config.pending_age
+        n_expired = _count_while(p.predicted_ms < oldest_ms for p in self._pending.values())
+        if n_expired:
+            self._change((_EXPIRE, n_expired))
+        oldest_ms = self._watermark_ms - config.early_age
+        n_orphaned = _count_while(e.timestamp_ms < oldest_ms for e in self._early.values())
+        if n_orphaned:
+            self._change((_ORPHAN, n_orphaned))
+
+    def _change(self, change: Change) -> None:
+        self._changes.append(change)
+        self._apply(change)
+
+    def _apply(self, change: Change) -> None:
+        """Do what a change says; the only place that touches the buffers."""
+        kind = change[0]
+        if kind == _WAIT:
+            self._pending[change[1]] = change[2]
+        elif kind == _JOIN:
+            key = change[1]
+            self._pending.pop(key, None)
+            self._early.pop(key, None)
+            self._joined[key] = change[2]
+        elif kind == _EARLY:
+            self._early[change[1]] = change[2]
+        elif kind == _EXPIRE:
+            self.counts.n_expired += change[1]
+            _drop_oldest(self._pending, change[1])
+        elif kind == _ORPHAN:
+            self.counts.n_orphaned += change[1]
+            _drop_oldest(self._early, change[1])
+        elif kind == _FORGET:
+            _drop_oldest(self._joined, change[1])
+        elif kind == _HOLD:
+            heappush(self._held, (change[1].predicted_ms, self._held_seq, change[1]))
+            self._held_seq += 1
+        else:
+            for _ in range(change[1]):
+                heappop(self._held)
+
+    def take_delta(self) -> JoinDelta:
+        """What has changed since the last call."""
+        changes, self._changes = self._changes, []
+        return JoinDelta(
+            self.model,
+            self._watermark_ms,
+            self._sweep_ms,
+            self._held_seq,
+            replace(self.counts),
+            changes,
+        )
+
+    def state(self) -> JoinState:
+        """The whole join, as it is now."""
+        return JoinState(
+            self.model,
+            self._watermark_ms,
+            self._sweep_ms,
+            self._held_seq,
+            self.counts,
+            self._pending,
+            self._early,
+            self._joined,
+            self._held,
+        )
+
+    def restore(self, state: JoinState) -> None:
+        """Become the join that `state()` described."""
+        self.counts = state.counts
+        self._pending = state.pending
+        self._early = state.early
+        self._joined = state.joined
+        self._held = state.held
+        self._held_seq = state.held_seq
+        self._watermark_ms = state.watermark_ms
+        self._sweep_ms = state.sweep_ms
+
+    def redo(self, delta: JoinDelta) -> None:
+        """Apply what `take_delta()` gave."""
+        for change in delta.changes:
+            self._apply(_typed(change))
+        self._held_seq = delta.held_seq
+        self._watermark_ms = delta.watermark_ms
+        self._sweep_ms = delta.sweep_ms
+        self.counts = delta.counts
+
+
+def same_value(a: Value, b: Value) -> bool:
+    """Whether two labels or classes are the same; a number never equals a string."""
+    return a == b
+
+
+def _count_while(old: Iterable[bool]) -> int:
+    n = 0
+    for is_old in old:
+        if not is_old:
+            break
+        n += 1
+    return n
+
+
+def _n_to_drop(entries: dict[str, Any], limit: int) -> int:
+    return len(entries) - limit + limit // _DROP_SHARE
+
+
+def _drop_oldest(entries: dict[str, Any], n: int) -> None:
+    for key in list(islice(entries, n)):
+        del entries[key]
+
+
+_TYPES = {_WAIT: Pending, _EARLY: Early}
+
+
+def _typed(change: Change) -> Change:
+    """A change as it was before it was written."""
+    kind = change[0]
+    if kind in _TYPES:
+        return kind, change[1], msgspec.convert(change[2], _TYPES[kind])
+    if kind == _HOLD:
+        return kind, msgspec.convert(change[1], Outcome)
+    return change

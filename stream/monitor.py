@@ -1,0 +1,260 @@
+"""The monitor of one model version: outcomes in; metrics, alarms and retrain decisions out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from stream.loss import make_loss
+from stream.performance import Performance
+from stream.policy import Episode, EpisodeAlarm, Policy
+from stream.signal import Found, Signal
+from stream.window import Block, Columns, WindowIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from stream.config import ModelConfig, Task
+    from stream.contracts import AlarmKind
+    from stream.join import Outcome
+    from stream.learner import Learner
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The metrics of one signal after `index + 1` outcomes."""
+
+    index: int
+    timestamp_ms: int
+    signal: str
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarmed:
+    """An alarm, what it means, and the episode that it belongs to, if it counts for one."""
+
+    index: int
+    timestamp_ms: int
+    kind: AlarmKind
+    found: Found
+    episode: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrain:
+    """A decision to ask for a retrain, with what was known at the deciding outcome."""
+
+    index: int
+    timestamp_ms: int
+    episode: Episode
+    metrics: dict[str, tuple[float | None, float | None]]
+    n_before: int
+    since: Block
+
+
+Finding = Metrics | Alarmed | Retrain
+
+
+class Monitor:
+    """Watches one version of one model.
+
+    Results depend on the sequence of outcomes alone, not on how it is cut into calls. Memory is
+    bounded but for the learner's.
+
+    Args:
+        config: the model's configuration.
+        task: classification or regression.
+        learner: scored on each outcome, then learns from it.
+    """
+
+    def __init__(self, config: ModelConfig, task: Task, learner: Learner | None = None) -> None:
+        self.n_outcomes = 0
+        self.learner = learner
+        self._config = config
+        self._loss = make_loss(config, task)
+        self._performance = Performance(config, task)
+        self._policy = Policy(config)
+        self._windows = WindowIndex()
+        self._error = Signal("error", config.detectors)
+        self._learner_error = Signal("learner_error", config.detectors) if learner else None
+
+    def update(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        """Take outcomes, in order; return what was found, by outcome index."""
+        findings: list[Finding] = []
+        start = 0
+        while start < len(outcomes):
+            stop = start + min(len(outcomes) - start, self._segment_end() - self.n_outcomes)
+            self._take(outcomes[start:stop], findings)
+            start = stop
+        return findings
+
+    def set_superseded(self, *, superseded: bool) -> None:
+        """Whether another version is served: then go on measuring, but ask for nothing."""
+        self._policy.set_superseded(superseded=superseded)
+
+    def _segment_end(self) -> int:
+        """Number of outcomes at which something must be looked at, whatever happens until then.
+
+        Never more than a cool-down away, so that no episode can both open and end before it.
+        """
+        every = self._config.metrics.every
+        end = min(
+            (self.n_outcomes // every + 1) * every,
+            self.n_outcomes + self._config.policy.cool_down,
+        )
+        closes_at = self._policy.closes_at
+        return end if closes_at is None else max(self.n_outcomes + 1, min(end, closes_at))
+
+    def _take(self, outcomes: Sequence[Outcome], findings: list[Finding]) -> None:
+        start = self.n_outcomes
+        losses, learner_losses = self._losses(outcomes)
+        found = self._error.update(losses, start)
+        if self._learner_error is not None:
+            found = sorted(
+                [*found, *self._learner_error.update(learner_losses, start)],
+                key=lambda item: item.index,
+            )
+        columns = Columns(outcomes, losses)
+        by_index: dict[int, list[Found]] = {}
+        for item in found:
+            by_index.setdefault(item.index - start, []).append(item)
+        self._performance.record(outcomes)
+        done = 0
+        for i in self._stops(by_index, len(outcomes), start):
+            self._windows.record(columns, done, i + 1)
+            done = i + 1
+            self._decide(start + i, outcomes[i], by_index.get(i, ()), findings)
+        self._windows.record(columns, done, len(outcomes))
+        self.n_outcomes += len(outcomes)
+        self._at_segment_end(outcomes[-1], findings)
+
+    def _losses(
+        self, outcomes: Sequence[Outcome]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The losses of the deployed model and of the learner, NaN where there is none."""
+        learner_losses = np.full(len(outcomes), np.nan)
+        if self.learner is None:
+            return self._loss.values(outcomes), learner_losses
+        losses = np.empty(len(outcomes))
+        # One by one: the learner's loss is on the scale that its outcome leaves behind.
+        for i in range(len(outcomes)):
+            one = outcomes[i : i + 1]
+            losses[i : i + 1] = self._loss.values(one)
+            learner_losses[i : i + 1] = self.learner.losses(one, self._loss)
+        return losses, learner_losses
+
+    def _stops(self, by_index: Mapping[int, list[Found]], n: int, start: int) -> list[int]:
+        """Positions in the segment at which the policy has something to look at."""
+        if self._policy.has_period:
+            return list(range(n))
+        stops = set(by_index)
+        last_unripe = self._config.policy.min_labels - 1 - start
+        if 0 <= last_unripe < n:
+            stops.add(last_unripe)
+        return sorted(stops)
+
+    def _decide(
+        self, index: int, outcome: Outcome, found: Sequence[Found], findings: list[Finding]
+    ) -> None:
+        timestamp_ms = outcome.timestamp_ms
+        findings.extend(self._alarmed(item, timestamp_ms) for item in found)
+        self._policy.on_time(index, timestamp_ms)
+        self._ask(index, timestamp_ms, findings)
+
+    def _alarmed(self, item: Found, timestamp_ms: int) -> Alarmed:
+        alarm = item.alarm
+        kind: AlarmKind = alarm.kind
+        if kind == "drift" and alarm.direction == "down":
+            kind = "improvement"
+        counts = kind == "drift" or (
+            kind == "improvement" and self._config.policy.ask_on_improvement
+        )
+        number = None
+        if counts and self._policy.counts(item.detector):
+            number = self._policy.on_alarm(_episode_alarm(item, kind, timestamp_ms))
+        return Alarmed(item.index, timestamp_ms, kind, item, number)
+
+    def _ask(self, index: int, timestamp_ms: int, findings: list[Finding]) -> None:
+        episode = self._policy.decide(index, timestamp_ms)
+        if episode is None:
+            return
+        before, since = self._windows.split(min(episode.onset, index))
+        metrics = {"error": (before.mean_loss, since.mean_loss)}
+        findings.append(Retrain(index, timestamp_ms, episode, metrics, before.n, since))
+
+    def _at_segment_end(self, last: Outcome, findings: list[Finding]) -> None:
+        index = self.n_outcomes - 1
+        if self.n_outcomes % self._config.metrics.every == 0:
+            findings.extend(self._metrics(index, last.timestamp_ms))
+            rule = self._config.policy.metric
+            if rule is not None:
+                self._policy.on_metric(index, self._performance.over(rule.name, rule.over))
+                self._ask(index, last.timestamp_ms, findings)
+        silent = self._policy.close_if_over(self.n_outcomes)
+        self._error.rebaseline(silent)
+        if self._learner_error is not None:
+            self._learner_error.rebaseline(silent)
+
+    def _metrics(self, index: int, timestamp_ms: int) -> list[Metrics]:
+        performance = {**self._performance.values(), "n_outcomes": float(self.n_outcomes)}
+        points = [
+            Metrics(index, timestamp_ms, "performance", performance),
+            Metrics(index, timestamp_ms, "error", self._error.readings()),
+        ]
+        if self.learner is not None and self._learner_error is not None:
+            readings = self._learner_error.readings()
+            readings["n_failed"] = float(self.learner.n_failed)
+            points.append(Metrics(index, timestamp_ms, "learner_error", readings))
+        return points
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on, but for the learner."""
+        return {
+            "n_outcomes": self.n_outcomes,
+            "loss": self._loss.state(),
+            "performance": self._performance.state(),
+            "policy": self._policy.state(),
+            "windows": self._windows.state(),
+            "error": self._error.state(),
+            "learner_error": self._learner_error.state() if self._learner_error else None,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Become what `state()` described; the names of detectors that had to start afresh."""
+        self.n_outcomes = state["n_outcomes"]
+        self._loss.restore(state["loss"])
+        self._performance.restore(state["performance"])
+        self._policy.restore(state["policy"])
+        self._windows = WindowIndex(msgspec.convert(state["windows"], list[Block]))
+        afresh = self._error.restore(state["error"])
+        if self._learner_error is not None and state["learner_error"] is not None:
+            afresh += self._learner_error.restore(state["learner_error"])
+        return afresh
+
+
+def _episode_alarm(item: Found, kind: AlarmKind, timestamp_ms: int) -> EpisodeAlarm:
+    alarm = item.alarm
+    return EpisodeAlarm(
+        item.signal,
+        item.detector,
+        kind,
+        alarm.direction,
+        item.index,
+        timestamp_ms,
+        item.onset,
+        known(alarm.statistic),
+        known(alarm.threshold),
+        known(alarm.mean_before),
+        known(alarm.mean_after),
+    )
+
+
+def known(value: float) -> float | None:
+    """A number, or None where it is not known."""
+    return float(value) if np.isfinite(value) else None

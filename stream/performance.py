@@ -1,0 +1,130 @@
+"""A model's quality as people speak of it: accuracy, MAE, ..., since its start and of late."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stream.loss import absolute_errors, bounded_log_losses, wrong
+from stream.window import running_sum
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from stream.config import ModelConfig, Task
+    from stream.join import Outcome
+
+
+class _Tail:
+    """The last `size` values, and the sum of all."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._n = 0
+        self._total = 0.0
+        self._values: NDArray[np.float64] = np.empty(0)
+
+    def extend(self, values: NDArray[np.float64]) -> None:
+        self._n += len(values)
+        self._total = running_sum(self._total, values)
+        self._values = np.concatenate((self._values, values))[-self._size :]
+
+    def mean(self) -> float | None:
+        """Mean of all values, None while there are none."""
+        return self._total / self._n if self._n else None
+
+    def last_mean(self, over: int) -> float | None:
+        """Mean of the last `over` values, None while there are fewer."""
+        return float(self._values[-over:].mean()) if len(self._values) >= over else None
+
+    def state(self) -> dict[str, Any]:
+        return {"n": self._n, "total": self._total, "values": self._values.tobytes()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._n, self._total = state["n"], state["total"]
+        self._values = np.frombuffer(state["values"])[-self._size :]
+
+
+class Performance:
+    """Metrics of one model version.
+
+    Classification has `accuracy` (and `log_loss` where predictions come with a probability, on
+    the bounded scale of `stream.loss`), regression `mae` and `rmse` in the target's unit. Each
+    also as `<name>_window`, over the last `metrics.window` outcomes, once there are so many.
+
+    Memory: the last window's values of each metric.
+    """
+
+    def __init__(self, config: ModelConfig, task: Task) -> None:
+        self._task = task
+        self._window = config.metrics.window
+        rule = config.policy.metric
+        size = max(self._window, rule.over if rule else 0)
+        names = ("wrong", "log_loss") if task == "classification" else ("absolute", "squared")
+        self._tails = {name: _Tail(size) for name in names}
+        self._has_probability = False
+
+    def record(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes, in order."""
+        if self._task == "classification":
+            self._tails["wrong"].extend(wrong(outcomes))
+            with_probability = self._from_first_probability(outcomes)
+            if with_probability:
+                self._tails["log_loss"].extend(bounded_log_losses(with_probability))
+        else:
+            errors = absolute_errors(outcomes)
+            self._tails["absolute"].extend(errors)
+            self._tails["squared"].extend(errors * errors)
+
+    def _from_first_probability(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        if self._has_probability:
+            return outcomes
+        for i, outcome in enumerate(outcomes):
+            if outcome.probability is not None:
+                self._has_probability = True
+                return outcomes[i:]
+        return ()
+
+    def values(self) -> dict[str, float]:
+        """Every metric there is by now."""
+        metrics = {name: self._metric(name, None) for name in self._names()}
+        metrics |= {f"{name}_window": self._metric(name, self._window) for name in self._names()}
+        return {name: value for name, value in metrics.items() if value is not None}
+
+    def over(self, name: str, n_outcomes: int) -> float | None:
+        """One metric over the last `n_outcomes`, None while there are fewer, or none of it."""
+        return self._metric(name, n_outcomes) if name in self._names() else None
+
+    def _names(self) -> tuple[str, ...]:
+        if self._task == "regression":
+            return ("mae", "rmse")
+        return ("accuracy", "log_loss")
+
+    def _metric(self, name: str, over: int | None) -> float | None:
+        tail = self._tails[_SOURCE[name]]
+        mean = tail.mean() if over is None else tail.last_mean(over)
+        if mean is None:
+            return None
+        if name == "accuracy":
+            return 1.0 - mean
+        return math.sqrt(mean) if name == "rmse" else mean
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {
+            "has_probability": self._has_probability,
+            "tails": {name: tail.state() for name, tail in self._tails.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `state()` described."""
+        self._has_probability = state["has_probability"]
+        for name, tail in self._tails.items():
+            tail.restore(state["tails"][name])
+
+
+_SOURCE = {"accuracy": "wrong", "log_loss": "log_loss", "mae": "absolute", "rmse": "squared"}

@@ -1,0 +1,217 @@
+"""The policy: which alarms belong together, and when a model should be retrained.
+
+Alarms with less than a cool-down between them form an episode: one change, seen by several
+detectors, or by one of them again. An episode asks for at most one retrain.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stream.contracts import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stream.config import ModelConfig
+
+# An episode's request carries this many of its alarms, the first ones.
+_ALARMS_MAX = 32
+
+
+class EpisodeAlarm(Struct, array_like=True):
+    """An alarm as an episode remembers it."""
+
+    signal: str
+    detector: str
+    kind: str
+    direction: str
+    index: int
+    timestamp_ms: int
+    onset: int
+    statistic: float | None
+    threshold: float | None
+    mean_before: float | None
+    mean_after: float | None
+
+
+class Episode(Struct, array_like=True):
+    """Alarms that are about one change.
+
+    Attributes:
+        number: 1 for the model version's first.
+        last_active: outcome index of the last alarm, or of the last sign that it goes on.
+        detectors: names of the detectors that found it.
+        alarms: the first of them.
+        reason: what opened it.
+        asked: whether it has asked for its retrain.
+    """
+
+    number: int
+    last_active: int
+    reason: Reason
+    detectors: list[str]
+    alarms: list[EpisodeAlarm]
+    asked: bool = False
+
+    @property
+    def onset(self) -> int:
+        """Estimated index of the first outcome after the change.
+
+        The latest estimate that does not lie after the first alarm: Page-Hinkley's may reach far
+        back before the change.
+        """
+        if not self.alarms:
+            return self.last_active
+        first = self.alarms[0]
+        return max(alarm.onset for alarm in self.alarms if alarm.onset <= first.index)
+
+
+class Policy:
+    """Alarms and metrics of one model version in, decisions to retrain out.
+
+    Pure bookkeeping: every method takes the outcome index it is about, in non-decreasing order.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._config = config.policy
+        self._asking = {name for name, detector in config.detectors.items() if detector.asks}
+        self._n_episodes = 0
+        self._last_asked = -1
+        self._last_asked_ms: int | None = None
+        self._metric_is_bad = False
+        self._superseded = False
+        self.episode: Episode | None = None
+
+    @property
+    def closes_at(self) -> int | None:
+        """Number of outcomes at which the open episode ends if nothing more happens."""
+        if self.episode is None:
+            return None
+        return self.episode.last_active + self._config.cool_down + 1
+
+    def close_if_over(self, n_outcomes: int) -> list[str]:
+        """End the episode if its cool-down is over after `n_outcomes`.
+
+        Returns the detectors that were silent in it: what they have gathered is about the change
+        that the episode was about, so they take a new baseline, or would find it once more.
+        """
+        episode, closes_at = self.episode, self.closes_at
+        if episode is None or closes_at is None or n_outcomes < closes_at:
+            return []
+        self.episode = None
+        return sorted(self._asking - set(episode.detectors)) if episode.alarms else []
+
+    def set_superseded(self, *, superseded: bool) -> None:
+        """Whether another version is served: then the episode is over and nothing is asked for."""
+        self._superseded = superseded
+        if superseded:
+            self.episode = None
+
+    def counts(self, detector: str) -> bool:
+        """Whether this detector's alarms count."""
+        return detector in self._asking
+
+    def on_alarm(self, alarm: EpisodeAlarm) -> int:
+        """Take a drift alarm of a detector that counts; the number of its episode."""
+        episode = self._activate(alarm.index, "drift")
+        if alarm.detector not in episode.detectors:
+            episode.detectors.append(alarm.detector)
+        if len(episode.alarms) < _ALARMS_MAX:
+            episode.alarms.append(alarm)
+        return episode.number
+
+    def on_metric(self, index: int, value: float | None) -> None:
+        """Take the value of the rule's metric: at or past its level an episode opens or goes on."""
+        rule = self._config.metric
+        if rule is None or value is None:
+            return
+        was_bad = self._metric_is_bad
+        self._metric_is_bad = (
+            value <= rule.at_or_below
+            if rule.at_or_below is not None
+            else rule.at_or_above is not None and value >= rule.at_or_above
+        )
+        # A metric that stays bad keeps its episode open; only a fresh fall opens one.
+        if self._metric_is_bad and (self.episode is not None or not was_bad):
+            self._activate(index, "metric")
+
+    def on_time(self, index: int, timestamp_ms: int) -> bool:
+        """Whether the period is over with this outcome; if so an episode opens or goes on."""
+        rule = self._config.period
+        if rule is None:
+            return False
+        if self._last_asked_ms is None:
+            self._last_asked_ms = timestamp_ms
+        is_due = (
+            index - self._last_asked >= rule.outcomes
+            if rule.outcomes is not None
+            else timestamp_ms - self._last_asked_ms >= (rule.time or 0)
+        )
+        if not is_due or self._superseded:
+            return False
+        if self.episode is not None and self.episode.asked:
+            self.episode = None
+        self._activate(index, "period")
+        return True
+
+    @property
+    def has_period(self) -> bool:
+        """Whether `on_time` wants to see every outcome."""
+        return self._config.period is not None
+
+    def decide(self, index: int, timestamp_ms: int) -> Episode | None:
+        """The episode that asks for its retrain now, if one does; it will not ask again."""
+        episode = self.episode
+        if (
+            episode is None
+            or episode.asked
+            or self._superseded
+            or index + 1 < self._config.min_labels
+            or not self._is_enough(episode)
+        ):
+            return None
+        episode.asked = True
+        self._last_asked, self._last_asked_ms = index, timestamp_ms
+        # As it is now: it may yet grow before the request is written.
+        return replace(episode, detectors=[*episode.detectors], alarms=[*episode.alarms])
+
+    def _is_enough(self, episode: Episode) -> bool:
+        if episode.reason in ("metric", "period"):
+            return True
+        needed = {"any": 1, "all": len(self._asking), "at_least": self._config.k or 1}
+        return len(episode.detectors) >= needed[self._config.rule]
+
+    def _activate(self, index: int, reason: Reason) -> Episode:
+        if self.episode is None:
+            self._n_episodes += 1
+            self.episode = Episode(self._n_episodes, index, reason, [], [])
+        elif not self.episode.asked and reason != "drift":
+            # A metric or a period asks by itself, whatever the detectors are agreed on.
+            self.episode.reason = reason
+        self.episode.last_active = index
+        return self.episode
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {
+            "n_episodes": self._n_episodes,
+            "last_asked": self._last_asked,
+            "last_asked_ms": self._last_asked_ms,
+            "metric_is_bad": self._metric_is_bad,
+            "superseded": self._superseded,
+            "episode": self.episode,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `state()` described."""
+        self._n_episodes = state["n_episodes"]
+        self._last_asked = state["last_asked"]
+        self._last_asked_ms = state["last_asked_ms"]
+        self._metric_is_bad = state["metric_is_bad"]
+        self._superseded = state["superseded"]
+        self.episode = msgspec.convert(state["episode"], Episode | None)

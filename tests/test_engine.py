@@ -1,0 +1,517 @@
+"""The engine: cuts and restarts do not matter, versions come and go, requests are counted."""
+
+import json
+import random
+
+import msgspec
+import pytest
+from builders import TOUCHY, Feed, eventful, restarted_always, run, split, touchy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream import snapshot
+from stream.align import cut
+from stream.config import load_config
+from stream.contracts import RetrainRequest
+from stream.engine import Engine
+
+KEY = b"a key of the tests"
+
+
+def variant(policy=None, **defaults):
+    policy = {**TOUCHY["policy"], **(policy or {})}
+    return {"defaults": {**TOUCHY, "policy": policy, **defaults}}
+
+
+def learning(path, params=None):
+    learner = {"path": path, "params": params or {}}
+    detectors = {
+        "deployed": TOUCHY["detectors"]["adwin"],
+        "fresh": {**TOUCHY["detectors"]["page_hinkley"], "signal": "learner_error"},
+    }
+    of_prices = {"learner": {"path": "river.linear_model.LinearRegression"}}
+    return {**variant(learner=learner, detectors=detectors), "models": {"price": of_prices}}
+
+
+VARIANTS = {
+    "plain": variant(),
+    "one version at a time": {**variant(), "versions_max": 1},
+    "two versions at a time": {**variant(), "versions_max": 2},
+    "maturity": variant(join={"label_maturity": "20s"}),
+    "small buffers": variant(
+        join={"pending_max": 3, "early_max": 1, "joined_max": 20, "pending_age": "30s"}
+    ),
+    "all and metric": variant(
+        {"rule": "all", "metric": {"name": "accuracy", "at_or_below": 0.6, "over": 10}}
+    ),
+    "period": variant({"period": {"time": "1m"}, "cool_down": 10}),
+    "log loss and classes": {
+        **variant(),
+        "models": {
+            "number": {"loss": "log_loss"},
+            "text": {"classes": ["a", "c"]},
+            "price": {"task": "regression"},
+        },
+    },
+    "tree": learning("river.tree.HoeffdingTreeClassifier", {"grace_period": 10}),
+    "pipeline, with maturity": {
+        **(pipeline := learning("builders.scaled_logistic")),
+        "defaults": {**pipeline["defaults"], "join": {"label_maturity": "15s"}},
+    },
+}
+SIZES = st.lists(st.integers(1, 90), min_size=1, max_size=10)
+
+
+def assert_same(run_, expected):
+    for topic, outputs in expected.by_topic().items():
+        assert run_.topic(topic) == outputs
+    assert len(run_.outputs) == len(expected.outputs)
+    assert run_.engine.totals() == expected.engine.totals()
+
+
+def plain_chunks(chunks):
+    """The chunks but for the learners': a pickle's bytes depend on which objects are one."""
+    return {name: chunk for name, chunk in chunks.items() if not name.startswith("learner/")}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 9999), SIZES)
+def test_cuts_do_not_matter(name, seed, sizes):
+    config = load_config(VARIANTS[name])
+    feed = eventful(seed, 150)
+    whole = run(config, feed)
+    assert_same(run(config, feed, sizes), whole)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_record_at_a_time_is_like_all_at_once(name):
+    config = load_config(VARIANTS[name])
+    feed = eventful(7, 400)
+    whole = run(config, feed)
+    assert_same(run(config, feed, [1]), whole)
+    assert whole.topic("drift-alarms"), "or there is nothing to compare"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9999), st.randoms(use_true_random=False), st.integers(1, 40))
+def test_cuts_by_a_broker_do_not_matter_when_timestamps_collide(seed, rng, max_records):
+    config = touchy()
+    feed = [
+        record._replace(timestamp_ms=record.timestamp_ms // 5000 * 5000)
+        for record in eventful(seed, 100)
+    ]
+    predictions, labels = split(feed)
+    whole = Engine(config)
+    expected = whole.process(predictions, labels)
+    engine, outputs, i, j = Engine(config), [], 0, 0
+    while i < len(predictions) or j < len(labels):
+        known_i = min(len(predictions), i + rng.randint(1, 60))
+        known_j = min(len(labels), j + rng.randint(1, 60))
+        n_predictions, n_labels = cut(
+            predictions[i:known_i],
+            labels[j:known_j],
+            more_predictions=known_i < len(predictions),
+            more_labels=known_j < len(labels),
+            max_records=max_records,
+        )
+        outputs += engine.process(predictions[i : i + n_predictions], labels[j : j + n_labels])
+        i, j = i + n_predictions, j + n_labels
+    for topic in {output.topic for output in expected}:
+        assert [o for o in outputs if o.topic == topic] == [o for o in expected if o.topic == topic]
+    assert engine.totals() == whole.totals()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@settings(max_examples=5, deadline=None)
+@given(
+    st.integers(0, 9999), SIZES, st.sets(st.integers(1, 30)), st.sampled_from([1, 3000, 1 << 20])
+)
+def test_restarts_do_not_matter(name, seed, sizes, restarts, log_bytes_min):
+    config = load_config(VARIANTS[name])
+    feed = eventful(seed, 150)
+    with pytest.MonkeyPatch.context() as patch:
+        # From folding the join's log at every commit to never.
+        patch.setattr(snapshot, "_LOG_BYTES_MIN", log_bytes_min)
+        straight = run(config, feed, sizes, state_key=KEY)
+        restarted = run(config, feed, sizes, restarts=restarts, state_key=KEY)
+    assert restarted.notes == []
+    assert restarted.outputs == straight.outputs
+    assert restarted.digests == straight.digests
+    assert list(map(plain_chunks, restarted.commits)) == list(map(plain_chunks, straight.commits))
+    assert restarted.stored.keys() == straight.stored.keys()
+    assert restarted.engine.totals() == straight.engine.totals()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("log_bytes_min", [400, 1 << 20])
+def test_a_restart_after_every_commit_does_not_matter(name, log_bytes_min, monkeypatch):
+    monkeypatch.setattr(snapshot, "_LOG_BYTES_MIN", log_bytes_min)
+    config = load_config(VARIANTS[name])
+    feed = eventful(11, 120)
+    straight = run(config, feed, [7], state_key=KEY)
+    restarted = restarted_always(config, feed, [7], state_key=KEY)
+    assert restarted.outputs == straight.outputs
+    assert restarted.digests == straight.digests
+    assert list(map(plain_chunks, restarted.commits)) == list(map(plain_chunks, straight.commits))
+    if log_bytes_min == 400:
+        assert any("join/base" in chunks for chunks in straight.commits)
+
+
+def test_the_join_log_is_folded_in_the_long_run(monkeypatch):
+    monkeypatch.setattr(snapshot, "_LOG_CHUNKS_MAX", 10)
+    straight = run(touchy(), eventful(3, 100), [2])
+    bases = [i for i, chunks in enumerate(straight.commits) if "join/base" in chunks]
+    assert bases == list(range(10, len(straight.commits), 11))
+    n_log_chunks = sum(name.startswith("join/changes/") for name in straight.stored)
+    assert n_log_chunks == (len(straight.commits) - 1) - bases[-1]
+
+
+def test_the_digest_tells_any_difference_in_input_outputs_or_state():
+    feed = eventful(5, 100)
+    straight = run(touchy(), feed, [10])
+    assert run(touchy(), feed, [10]).digests == straight.digests
+    assert len(set(straight.digests)) == len(straight.digests)
+    position = next(i for i, record in enumerate(feed) if b'"prediction": "a"' in record.value)
+    changed = [*feed]
+    value = changed[position].value.replace(b'"prediction": "a"', b'"prediction": "b"')
+    changed[position] = changed[position]._replace(value=value)
+    digests = run(touchy(), changed, [10]).digests
+    first = position // 10
+    assert digests[:first] == straight.digests[:first]
+    assert not set(digests[first:]) & set(straight.digests)
+
+
+def test_a_commit_without_news_still_moves_the_digest_and_writes_little():
+    engine = Engine(touchy())
+    assert engine.process([], []) == []
+    chunks = engine.take_chunks()
+    before = engine.digest
+    engine.take_chunks()
+    assert engine.digest != before
+    assert sum(len(chunk) for chunk in chunks.values()) < 50
+
+
+def test_restoring_nothing_is_a_fresh_start():
+    engine = Engine(touchy())
+    assert engine.restore({}, "") == []
+    assert engine.totals() == Engine(touchy()).totals()
+
+
+def test_learners_start_afresh_without_the_key_and_it_is_said_with_a_wrong_one():
+    config = load_config(VARIANTS["tree"])
+    feed = eventful(2, 60)
+    straight = run(config, feed, state_key=KEY)
+    n_learners = sum(name.startswith("learner/") for name in straight.stored)
+    assert n_learners > 1
+    wrong = Engine(config, state_key=b"another")
+    notes = wrong.restore(straight.stored, straight.digests[-1])
+    assert len(notes) == n_learners
+    assert all("learner starts afresh" in note for note in notes)
+    assert wrong.totals() == straight.engine.totals()
+    keyless = run(config, feed)
+    assert not any(name.startswith("learner/") for name in keyless.stored)
+    assert Engine(config).restore(straight.stored, "") == []
+
+
+def test_a_changed_configuration_keeps_what_it_can():
+    feed = eventful(4, 200)
+    straight = run(touchy(), feed[:150])
+    changed = load_config(
+        {
+            "defaults": {
+                **TOUCHY,
+                "detectors": {"adwin": {"kind": "ADWIN"}},
+                "metrics": {"every": 3, "window": 500},
+                "policy": {"cool_down": 2, "period": {"outcomes": 5}},
+                "join": {"label_maturity": "5s", "pending_max": 2},
+            },
+            "versions_max": 1,
+            "models_max": 1,
+        }
+    )
+    engine = Engine(changed)
+    notes = engine.restore(straight.stored, straight.digests[-1])
+    assert notes
+    assert all(note.endswith("detector adwin starts afresh") for note in notes)
+    assert engine.totals() == straight.engine.totals()
+    assert engine.process(*split(feed[150:]))
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_version_keeps_its_task_when_the_configuration_changes_it(task):
+    value = "a" if task == "classification" else 0.5
+    feed = Feed()
+    for i in range(20):
+        feed.label(str(i), value, prediction=value, version="1")
+    straight = run(load_config({"defaults": {"metrics": {"every": 5}}}), feed.merged[:10])
+    other = "scaled_absolute" if task == "classification" else "log_loss"
+    engine = Engine(load_config({"defaults": {"metrics": {"every": 5}, "loss": other}}))
+    assert engine.restore(straight.stored, "") == []
+    outputs = engine.process(*split(feed.merged[10:]))
+    assert {output.topic for output in outputs} == {"drift-metrics"}
+    assert engine.totals().n_outcomes == 20
+
+
+# Requests.
+
+
+def requests_of(result):
+    return [RetrainRequest.model_validate_json(o.value) for o in result.topic("retrain-requests")]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_requests_are_numbered_without_gaps_and_their_ids_are_unique(seed):
+    config = load_config(VARIANTS["period"])
+    feed = eventful(seed, 300)
+    result = run(config, feed, [40], restarts={2, 5}, partition=3)
+    requests = requests_of(result)
+    assert len(requests) >= 10
+    assert [request.sequence for request in requests] == list(range(1, len(requests) + 1))
+    assert {request.partition for request in requests} == {3}
+    ids = [dict(o.headers)["ce_id"] for o in result.topic("retrain-requests")]
+    elsewhere = run(config, feed, partition=4)
+    ids += [dict(o.headers)["ce_id"] for o in elsewhere.topic("retrain-requests")]
+    assert len(set(ids)) == 2 * len(requests)
+
+
+def test_a_requests_window_holds_the_events_of_all_its_outcomes():
+    rng = random.Random(1)
+    config = touchy()
+    feed, waiting, outcomes = Feed(), [], []
+    for i in range(900):
+        wrong = rng.random() < (0.8 if i // 150 % 2 else 0.05)
+        feed.predict(str(i), 0)
+        waiting.append((i, feed.now, int(wrong)))
+        while len(waiting) > 20:
+            number, _, truth = waiting.pop(rng.randrange(len(waiting)))
+            outcomes.append((number, feed.n["labels"]))
+            feed.label(str(number), truth)
+    requests = requests_of(run(config, feed.merged, [100]))
+    assert len(requests) > 2
+    for request in requests:
+        window = request.window
+        assert window.n_outcomes == window.outcome_to - window.outcome_from > 0
+        inside = outcomes[window.outcome_from : window.outcome_to]
+        predictions, labels = zip(*inside, strict=True)
+        assert window.predictions.offset_from == min(predictions)
+        assert window.predictions.offset_to == max(predictions) + 1
+        assert window.labels.offset_from == min(labels)
+        assert window.labels.offset_to == max(labels) + 1
+        assert window.outcome_from <= min(alarm.onset for alarm in request.alarms[:1])
+
+
+def test_a_window_of_labels_that_carried_their_predictions_has_no_predictions():
+    feed = Feed()
+    for i in range(120):
+        feed.outcome(str(i), wrong=i > 60)
+    [request] = requests_of(run(touchy(), feed.merged))
+    assert request.window.predictions is None
+    assert request.window.labels.offset_to <= 120
+
+
+# Versions.
+
+# One quick detector, so that what is asked for is what the test means.
+CALM = {
+    "detectors": {"page_hinkley": {"kind": "PageHinkley", "params": {"threshold": 5}}},
+    "policy": {"min_labels": 30, "cool_down": 50},
+    "metrics": {"every": 10},
+}
+
+
+def asked(result):
+    return [(request.version, request.episode) for request in requests_of(result)]
+
+
+def serve(feed, version, n, *, wrong=False, prefix=""):
+    for i in range(n):
+        name = f"{prefix}{version}-{i}-{len(feed.merged)}"
+        feed.predict(name, 0, version=version)
+        feed.label(name, int(wrong), version=version)
+
+
+def test_a_new_version_starts_anew_and_asks_for_itself():
+    feed = Feed()
+    serve(feed, "1", 100)
+    serve(feed, "1", 50, wrong=True)
+    serve(feed, "2", 100)
+    serve(feed, "2", 50, wrong=True)
+    result = run(load_config({"defaults": CALM}), feed.merged, [33])
+    assert asked(result) == [("1", 1), ("2", 1)]
+    steps = {
+        (m["version"], m["step"]) for m in result.json("drift-metrics") if m["signal"] == "error"
+    }
+    assert {("1", 10), ("1", 150), ("2", 10), ("2", 150)} <= steps
+    assert len(steps) == 30
+
+
+def test_late_labels_of_a_superseded_version_are_measured_and_ask_for_nothing():
+    feed = Feed()
+    for i in range(300):
+        feed.predict(f"old {i}", 0)
+    for i in range(150):
+        feed.label(f"old {i}", 0)
+    serve(feed, "2", 10)
+    for i in range(150, 300):
+        feed.label(f"old {i}", 1)
+    result = run(load_config({"defaults": CALM}), feed.merged, [50])
+    assert asked(result) == []
+    assert {alarm["version"] for alarm in result.json("drift-alarms")} == {"1"}
+    assert result.engine.totals().n_outcomes == 310
+
+
+def test_an_alarm_before_the_next_version_asks_also_when_both_are_in_one_batch():
+    feed = Feed()
+    serve(feed, "1", 100)
+    serve(feed, "1", 50, wrong=True)
+    serve(feed, "2", 1)
+    assert asked(run(load_config({"defaults": CALM}), feed.merged)) == [("1", 1)]
+
+
+def test_a_canary_of_one_percent_does_not_silence_the_version_that_is_served():
+    feed = Feed()
+    serve(feed, "1", 300)
+    for part in range(8):
+        serve(feed, "2", 1)
+        serve(feed, "1", 105, wrong=part >= 4)
+    result = run(load_config({"defaults": CALM}), feed.merged, [64])
+    assert asked(result) == [("1", 1)]
+
+
+def test_a_version_that_is_rolled_back_to_asks_again():
+    feed = Feed()
+    serve(feed, "1", 100)
+    serve(feed, "2", 100)
+    serve(feed, "1", 150)
+    # The last labels of 2 are bad: nobody is to retrain it any more.
+    for i in range(100):
+        feed.label(f"late {i}", 1, version="2", prediction=0) if i % 2 else serve(feed, "1", 1)
+    serve(feed, "1", 60, wrong=True)
+    result = run(load_config({"defaults": CALM}), feed.merged, [64])
+    assert asked(result) == [("1", 1)]
+    assert {"1", "2"} == {alarm["version"] for alarm in result.json("drift-alarms")}
+
+
+@pytest.mark.parametrize("versions_max", [1, 2, 3])
+def test_no_more_versions_are_monitored_than_versions_max(versions_max):
+    feed = Feed()
+    for version in "12345":
+        feed.predict(f"late {version}", 0, version=version)
+        serve(feed, version, 20)
+    for version in "12345":
+        feed.label(f"late {version}", 0, version=version)
+    config = load_config({"defaults": CALM, "versions_max": versions_max})
+    result = run(config, feed.merged, [30], restarts={2, 4})
+    monitors = sorted(name for name in result.stored if name.startswith("monitor/"))
+    assert monitors == [f"monitor/m/{v}" for v in "12345"[-versions_max:]]
+    [model] = result.engine._models.values()
+    assert model.join_values()["n_unmonitored"] == 5 - versions_max
+    assert result.engine.totals().n_outcomes == 105
+
+
+def test_a_prediction_of_a_versions_earlier_life_with_another_task_is_a_data_problem():
+    feed = Feed()
+    feed.predict("of its first life", "cat", version="1")
+    feed.predict("x", "cat", version="2")
+    feed.predict("y", 0.5, version="1")
+    feed.label("of its first life", 3, version="unknown")
+    result = run(load_config({"versions_max": 1}), feed.merged)
+    [alarm] = result.json("drift-alarms")
+    assert (alarm["kind"], alarm["version"]) == ("data_problem", "1")
+    assert "'cat'" in alarm["detail"]
+    assert result.engine.totals().n_outcomes == 1
+
+
+def test_an_early_label_that_is_no_value_of_the_task_is_a_data_problem():
+    feed = Feed()
+    serve(feed, "1", 3)
+    feed.label("early", "cat", version="2")
+    feed.predict("early", 0.5, version="2")
+    serve(feed, "1", 3)
+    result = run(touchy(), feed.merged, [1])
+    assert_same(run(touchy(), feed.merged), result)
+    [alarm] = result.json("drift-alarms")
+    assert (alarm["kind"], alarm["signal"], alarm["version"]) == ("data_problem", "data", "2")
+    assert "'cat'" in alarm["detail"]
+
+
+def test_models_do_not_touch_each_other():
+    alone, both = Feed(), Feed()
+    for i in range(300):
+        for feed, models in ((alone, "a"), (both, "ab")):
+            start = len(feed.merged)
+            for model in models:
+                feed.outcome(
+                    f"{i}",
+                    wrong=(i > 150) != (model == "b"),
+                    model=model,
+                    timestamp=1_700_000_000_000 + i * 1000,
+                )
+            assert len(feed.merged) == start + len(models)
+    config = load_config({"defaults": CALM})
+
+    def told_of_a(result):
+        return [
+            (
+                o.topic,
+                {k: v for k, v in json.loads(o.value).items() if k not in ("sequence", "window")},
+            )
+            for o in result.outputs
+            if o.key == b"a"
+        ]
+
+    assert told_of_a(run(config, both.merged, [70])) == told_of_a(run(config, alone.merged))
+
+
+def test_no_more_models_than_models_max():
+    feed = Feed()
+    for i in range(50):
+        feed.predict(str(i), 0, model=f"m{i % 5}")
+    config = load_config({"models_max": 3})
+    result = run(config, feed.merged, [7], restarts={2})
+    letters = result.topic("dead-letters")
+    assert {dict(o.headers)["reason"] for o in letters} == {b"too_many_models"}
+    assert len(letters) == 20
+    assert result.engine.totals().n_predictions == 30
+
+
+def test_names_may_be_anything():
+    names = ["a/b", "%2F", "ü\n\0", "..", "x" * 200, "é" * 200]
+    feed = Feed()
+    for name in names:
+        for version in names:
+            feed.outcome("1", wrong=True, model=name, version=version)
+    config = load_config({"defaults": {"metrics": {"every": 1}}})
+    straight = run(config, feed.merged, [3])
+    restarted = restarted_always(config, feed.merged, [3])
+    assert restarted.outputs == straight.outputs
+    assert straight.engine.totals().n_outcomes == len(names)
+    assert {o.key.decode() for o in straight.outputs} == set(names)
+
+
+def test_join_counts_are_published_and_add_up():
+    feed = Feed()
+    for i in range(100):
+        feed.predict(f"{i}", 0)
+        if i % 4:
+            feed.label(f"{i}", 0)
+            feed.label(f"{i}", i % 2)
+    config = load_config({"defaults": {"metrics": {"every": 5}, "join": {"pending_max": 10}}})
+    points = [
+        m for m in run(config, feed.merged, [9]).json("drift-metrics") if m["signal"] == "join"
+    ]
+    assert len(points) == 250 // 10
+    last = points[-1]["values"]
+    assert last["n_predictions"] + last["n_labels"] == 250
+    assert (last["n_outcomes"], last["n_duplicate"], last["n_correction"]) == (75, 25, 50)
+    assert last["n_pending"] + last["n_expired"] == 25
+    assert points[-1]["step"] == 75
+
+
+def test_outputs_are_plain_bytes():
+    result = run(touchy(), eventful(9, 200))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(result.outputs))
+    for output in result.outputs:
+        assert isinstance(output.value, bytes)
+        assert all(isinstance(value, bytes) for _, value in output.headers)

@@ -1,0 +1,350 @@
+"""What a monitor finds in a version's outcomes, and that it finds it however they are cut."""
+
+import random
+
+import msgspec
+import numpy as np
+import pytest
+from builders import T0, TOUCHY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.config import LearnerConfig, load_config
+from stream.join import Outcome
+from stream.learner import Learner
+from stream.monitor import Alarmed, Metrics, Monitor, Retrain
+from stream.signal import Signal
+
+
+def model(**changes):
+    """A model's configuration: the touchy one with changes, section by section."""
+    merged = {**TOUCHY}
+    for name, value in changes.items():
+        same = isinstance(value, dict) and name in ("policy", "metrics")
+        merged[name] = {**TOUCHY[name], **value} if same else value
+    return load_config({"defaults": merged}).defaults
+
+
+def errors(*segments, seed=1):
+    """Outcomes that are wrong with the probability of their segment, (p, n) each."""
+    rng = random.Random(seed)
+    wrong = [rng.random() < p for p, n in segments for _ in range(n)]
+    return [
+        Outcome(
+            "1",
+            int(w),
+            0,
+            predicted_ms=T0 + i * 60_000,
+            timestamp_ms=T0 + i * 60_000 + 500,
+            prediction_offset=i,
+            label_offset=i,
+        )
+        for i, w in enumerate(wrong)
+    ]
+
+
+def found(config, outcomes, task="classification"):
+    return Monitor(config, task).update(outcomes)
+
+
+def of(kind, findings):
+    return [finding for finding in findings if isinstance(finding, kind)]
+
+
+POLICIES = {
+    "any": {},
+    "all": {"rule": "all"},
+    "at least": {"rule": "at_least", "k": 2},
+    "short cool-down": {"cool_down": 1},
+    "cool-down like the metrics": {"cool_down": 7},
+    "long cool-down": {"cool_down": 1000},
+    "many labels": {"min_labels": 120},
+    "no labels": {"min_labels": 0},
+    "accuracy": {"metric": {"name": "accuracy", "at_or_below": 0.6, "over": 15}},
+    "accuracy, short cool-down": {
+        "metric": {"name": "accuracy", "at_or_below": 0.6, "over": 15},
+        "cool_down": 3,
+    },
+    "log loss": {"metric": {"name": "log_loss", "at_or_above": 0.4, "over": 9}},
+    "period": {"period": {"outcomes": 33}},
+    "period in time": {"period": {"time": "2h"}, "min_labels": 80},
+    "period and metric": {
+        "period": {"outcomes": 50},
+        "metric": {"name": "accuracy", "at_or_below": 0.5, "over": 10},
+        "rule": "all",
+    },
+    "improvement": {"ask_on_improvement": True},
+}
+CUTS = st.lists(st.integers(1, 60), min_size=1, max_size=12)
+SEGMENTS = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.integers(1, 120)), min_size=1, max_size=5
+)
+
+
+def assert_cuts_do_not_matter(make, outcomes, sizes):
+    whole_monitor, monitor = make(), make()
+    whole = whole_monitor.update(outcomes)
+    pieces, start, i = [], 0, 0
+    while start < len(outcomes):
+        size = sizes[i % len(sizes)]
+        pieces += monitor.update(outcomes[start : start + size])
+        start, i = start + size, i + 1
+    # repr, because a NaN equals no other.
+    assert repr(pieces) == repr(whole)
+    assert repr(monitor.state()) == repr(whole_monitor.state())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 9999), SEGMENTS, CUTS, st.booleans())
+def test_cuts_do_not_matter_whatever_the_policy(policy, seed, segments, sizes, with_probability):
+    config = model(policy=POLICIES[policy], loss="log_loss" if with_probability else None)
+    outcomes = errors(*segments, seed=seed)
+    if with_probability:
+        rng = random.Random(seed)
+        for outcome in outcomes:
+            outcome.probability = rng.random()
+    assert_cuts_do_not_matter(lambda: Monitor(config, "classification"), outcomes, sizes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 9999), st.integers(1, 300), CUTS)
+def test_cuts_do_not_matter_for_a_regression_beside_a_learner(seed, n, sizes):
+    rng = random.Random(seed)
+    learner = LearnerConfig(path="river.linear_model.LinearRegression")
+    detectors = {
+        name: {**d, "signal": s}
+        for name, d, s in zip(
+            ("adwin", "page_hinkley"),
+            TOUCHY["detectors"].values(),
+            ("error", "learner_error"),
+            strict=True,
+        )
+    }
+    config = model(learner={"path": learner.path}, detectors=detectors)
+    outcomes = []
+    for i in range(n):
+        x = rng.random()
+        features = None if rng.random() < 0.1 else {"x": x}
+        y = (3 if i < n // 2 else -3) * x
+        outcomes.append(
+            Outcome("1", y, y + rng.gauss(0, 0.1), features=features, timestamp_ms=T0 + i)
+        )
+    assert_cuts_do_not_matter(
+        lambda: Monitor(config, "regression", Learner(learner, "regression")), outcomes, sizes
+    )
+
+
+def test_river_detectors_may_be_cut_as_well():
+    detectors = {
+        "ddm": {"kind": "river.drift.binary.DDM"},
+        "kswin": {
+            "kind": "river.drift.KSWIN",
+            "params": {"alpha": 0.05, "window_size": 40, "stat_size": 10},
+        },
+    }
+    config = model(task="classification", detectors=detectors)
+    outcomes = errors((0.1, 200), (0.7, 150), (0.1, 100))
+    assert of(Alarmed, found(config, outcomes))
+    for sizes in ([1], [13, 2]):
+        assert_cuts_do_not_matter(lambda: Monitor(config, "classification"), outcomes, sizes)
+
+
+def test_a_drift_is_alarmed_and_asked_for_once_with_its_window():
+    page_hinkley = {"kind": "PageHinkley", "params": {"threshold": 12, "delta": 0.1}}
+    config = model(
+        detectors={"adwin": {"kind": "ADWIN"}, "page_hinkley": page_hinkley},
+        policy={"cool_down": 200},
+    )
+    outcomes = errors((0.05, 400), (0.9, 150))
+    findings = found(config, outcomes)
+    alarms = of(Alarmed, findings)
+    assert {alarm.found.detector for alarm in alarms} == {"adwin", "page_hinkley"}
+    assert {(alarm.kind, alarm.episode) for alarm in alarms} == {("drift", 1)}
+    [request] = of(Retrain, findings)
+    assert 400 <= request.index < 450
+    assert request.index == alarms[0].index
+    assert request.timestamp_ms == outcomes[request.index].timestamp_ms
+    before, since = request.metrics["error"]
+    assert before < 0.2
+    assert since > before + 0.3
+    assert request.n_before <= request.episode.onset
+    assert request.n_before + request.since.n == request.index + 1
+    assert request.since.label_min == request.n_before
+    assert request.since.label_max == request.index
+
+
+def test_after_the_cool_down_a_second_drift_asks_again():
+    config = model(
+        detectors={"page_hinkley": {"kind": "PageHinkley", "params": {"threshold": 10}}},
+        policy={"cool_down": 100},
+    )
+    outcomes = errors((0.0, 300), (0.5, 300), (1.0, 300))
+    requests = of(Retrain, found(config, outcomes))
+    assert [request.episode.number for request in requests] == [1, 2]
+    assert 300 <= requests[0].index < 400
+    assert 600 <= requests[1].index < 700
+
+
+def test_detectors_that_were_silent_take_a_new_baseline_at_the_episodes_end():
+    detectors = {
+        "quick": {"kind": "PageHinkley", "params": {"threshold": 5}},
+        "slow": {"kind": "PageHinkley", "params": {"threshold": 60}},
+        "onlooker": {"kind": "PageHinkley", "params": {"threshold": 60}, "asks": False},
+    }
+    # The rise is worth 50 to 60 of the slow ones' statistic by the end of the episode.
+    outcomes = errors((0.0, 300), (1.0, 80), (0.5, 20))
+    config = model(detectors=detectors, policy={"cool_down": 60}, metrics={"every": 1})
+    readings = {
+        m.index: m.values for m in of(Metrics, found(config, outcomes)) if m.signal == "error"
+    }
+    [alarm, *_] = of(Alarmed, found(config, outcomes))
+    assert alarm.found.detector == "quick"
+    end = alarm.index + 61
+    assert readings[end - 1]["slow.statistic"] > 30
+    assert readings[end]["slow.statistic"] < 1
+    assert readings[end]["onlooker.statistic"] > 30, "what does not ask is not part of it"
+
+
+def test_a_detector_that_does_not_ask_only_reports():
+    detectors = {"adwin": {"kind": "ADWIN", "asks": False}}
+    findings = found(model(detectors=detectors), errors((0.0, 300), (1.0, 200)))
+    alarms = of(Alarmed, findings)
+    assert [(alarm.kind, alarm.episode) for alarm in alarms] == [("drift", None)]
+    assert not of(Retrain, findings)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_an_improvement_asks_only_where_it_is_configured(asks):
+    config = model(detectors={"adwin": {"kind": "ADWIN"}}, policy={"ask_on_improvement": asks})
+    findings = found(config, errors((1.0, 300), (0.0, 200)))
+    assert [(a.kind, a.episode) for a in of(Alarmed, findings)] == [
+        ("improvement", 1 if asks else None)
+    ]
+    assert len(of(Retrain, findings)) == asks
+
+
+def test_a_warning_is_reported_and_counts_for_nothing():
+    config = model(task="classification", detectors={"ddm": {"kind": "river.drift.binary.DDM"}})
+    findings = found(config, errors((0.1, 300), (0.35, 200)))
+    warnings = [alarm for alarm in of(Alarmed, findings) if alarm.kind == "warning"]
+    assert warnings
+    assert all(alarm.episode is None for alarm in warnings)
+    drifts = [alarm for alarm in of(Alarmed, findings) if alarm.kind == "drift"]
+    assert [r.index for r in of(Retrain, findings)] == [drifts[0].index]
+
+
+def test_an_alarms_index_counts_outcomes_also_where_the_signal_lacks_values():
+    detectors = {"quick": {"kind": "PageHinkley", "params": {"threshold": 5}}}
+    signal = Signal("error", load_config({"defaults": {"detectors": detectors}}).defaults.detectors)
+    values = np.array([0.0] * 100 + [1.0] * 100)
+    alarm = signal.update(values, 0)[0]
+    sparse = Signal("error", load_config({"defaults": {"detectors": detectors}}).defaults.detectors)
+    every_third = np.full(600, np.nan)
+    every_third[2::3] = values
+    pieces = [every_third[:250], every_third[250:251], every_third[251:]]
+    starts = [1000, 1250, 1251]
+    found_sparse = [
+        f for piece, start in zip(pieces, starts, strict=True) for f in sparse.update(piece, start)
+    ]
+    assert found_sparse[0].index == 1000 + 3 * alarm.index + 2
+    assert sparse.readings() == signal.readings()
+
+
+def test_a_drift_before_min_labels_is_asked_for_at_min_labels():
+    detectors = {"adwin": {"kind": "ADWIN"}}
+    config = model(detectors=detectors, policy={"min_labels": 350, "cool_down": 1000})
+    outcomes = errors((0.0, 200), (1.0, 300))
+    [alarm, *_] = of(Alarmed, found(config, outcomes))
+    assert 200 < alarm.index < 300
+    [request] = of(Retrain, found(config, outcomes))
+    assert request.index == 349
+    assert request.episode.onset == alarm.found.onset
+
+
+def test_a_metric_asks_once_while_it_is_bad_and_again_after_it_has_recovered():
+    metric = {"name": "accuracy", "at_or_below": 0.5, "over": 20}
+    config = model(detectors={}, policy={"metric": metric, "cool_down": 10}, metrics={"every": 10})
+    outcomes = errors((0.0, 100), (1.0, 100), (0.0, 100), (1.0, 50))
+    requests = of(Retrain, found(config, outcomes))
+    assert [(r.index, r.episode.reason, r.episode.alarms) for r in requests] == [
+        (109, "metric", []),
+        (309, "metric", []),
+    ]
+
+
+def test_a_metric_of_the_other_task_never_asks():
+    metric = {"name": "mae", "at_or_above": 0.0, "over": 1}
+    findings = found(model(detectors={}, policy={"metric": metric}), errors((1.0, 100)))
+    assert not of(Retrain, findings)
+
+
+@pytest.mark.parametrize(
+    ("period", "indices"),
+    [({"outcomes": 40}, [39, 79, 119]), ({"time": "30m"}, [30, 60, 90, 120])],
+)
+def test_a_period_asks_drift_or_not(period, indices):
+    config = model(detectors={}, policy={"period": period})
+    requests = of(Retrain, found(config, errors((0.0, 125))))
+    assert [r.index for r in requests] == indices
+    assert {r.episode.reason for r in requests} == {"period"}
+
+
+def test_metric_points_come_every_so_many_outcomes():
+    findings = found(model(metrics={"every": 20, "window": 30}), errors((0.5, 65)))
+    points = [(m.index, m.signal) for m in of(Metrics, findings)]
+    assert points == [(i, s) for i in (19, 39, 59) for s in ("performance", "error")]
+    performance = [m.values for m in of(Metrics, findings) if m.signal == "performance"]
+    assert "accuracy_window" not in performance[0]
+    wrong = [bool(o.y_true) for o in errors((0.5, 65))]
+    assert performance[2]["accuracy"] == pytest.approx(1 - sum(wrong[:60]) / 60)
+    assert performance[2]["accuracy_window"] == pytest.approx(1 - sum(wrong[30:60]) / 30)
+    assert performance[2]["n_outcomes"] == 60
+
+
+def test_a_regression_has_its_errors_in_the_targets_unit():
+    outcomes = [Outcome("1", 10.0, 10.0 + d) for d in (1.0, -3.0)]
+    [point] = [
+        m
+        for m in found(model(metrics={"every": 2, "window": 2}), outcomes, "regression")
+        if m.signal == "performance"
+    ]
+    assert point.values["mae"] == point.values["mae_window"] == 2.0
+    assert point.values["rmse"] == pytest.approx(5**0.5)
+
+
+def test_log_loss_counts_from_the_first_probability_on():
+    outcomes = errors((0.0, 40))
+    for outcome in outcomes[10:]:
+        outcome.probability = 0.001
+    findings = found(model(metrics={"every": 10, "window": 10}), outcomes)
+    values = [m.values.get("log_loss") for m in findings if m.signal == "performance"]
+    assert values == [None, pytest.approx(1), pytest.approx(1), pytest.approx(1)]
+
+
+def test_a_superseded_version_is_measured_and_asks_for_nothing():
+    monitor = Monitor(model(), "classification")
+    monitor.set_superseded(superseded=True)
+    findings = monitor.update(errors((0.0, 200), (1.0, 200)))
+    assert of(Metrics, findings)
+    assert of(Alarmed, findings)
+    assert not of(Retrain, findings)
+
+
+def test_a_restored_monitor_goes_on_and_says_which_detectors_start_afresh():
+    outcomes = errors((0.1, 130), (0.9, 130))
+    monitor = Monitor(model(), "classification")
+    monitor.update(outcomes[:100])
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode(monitor.state()))
+    twin = Monitor(model(), "classification")
+    assert twin.restore(state) == []
+    detectors = {
+        **TOUCHY["detectors"],
+        "adwin": {"kind": "ADWIN", "params": {"delta": 0.001}},
+        "new": {"kind": "ADWIN"},
+    }
+    other = Monitor(model(detectors=detectors), "classification")
+    assert sorted(other.restore(state)) == ["adwin", "new"]
+    assert repr(twin.update(outcomes[100:])) == repr(monitor.update(outcomes[100:]))
+    other.update(outcomes[100:])
+    assert other.n_outcomes == 260
