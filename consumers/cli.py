@@ -1,0 +1,368 @@
+"""The command line. Each command is thin: it reads options and calls what does the work.
+
+Modules that do the work are imported by the command that needs them: `--help` answers at once,
+and River and MLflow take seconds to import.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from functools import update_wrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stream.config import Config
+
+_TRACEBACK_VARIABLE = "STREAMGAUGE_TRACEBACK"
+_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class _UsageError(click.ClickException):
+    """What was asked for cannot be; nothing was done."""
+
+    exit_code = 2
+
+
+def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `-c` and `--data-dir`, and hand it the configuration they make."""
+
+    def with_config(config_path: Path | None, data_dir: Path | None, **options: Any) -> Any:
+        from consumers.settings import read_config
+
+        config = read_config(config_path, data_dir)
+        return command(config, **options)
+
+    update_wrapper(with_config, command)
+    with_data_dir = click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of the embedded broker. [default: ./.streamgauge]",
+    )(with_config)
+    return click.option(
+        "-c", "--config", "config_path", type=click.Path(path_type=Path), help="YAML file."
+    )(with_data_dir)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="streamgauge", prog_name="streamgauge")
+def cli() -> None:
+    """Watch models in production: predictions and labels in, one retrain request per drift out."""
+
+
+@cli.command()
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("streamgauge-demo"),
+    show_default=True,
+    help="Folder for the demo's data; what an earlier demo left there is replaced.",
+)
+@click.option("--seed", default=1, show_default=True, help="Of the synthetic stream.")
+@click.option("--progress/--no-progress", default=True, help="Show it live, or only the result.")
+def demo(directory: Path, seed: int, progress: bool) -> None:
+    """A synthetic stream with three known changes, watched from end to end."""
+    from consumers.demo import run_demo
+
+    run_demo(directory, seed=seed, progress=progress)
+
+
+@cli.command()
+@click.argument("file", type=_EXISTING)
+@click.option("--target", required=True, help="Column to predict.")
+@click.option("--model", required=True, help="Name of the model in the events.")
+@click.option("--model-version", default="1", show_default=True, help="Its version.")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "regression"]),
+    help="[default: by the target's values]",
+)
+@click.option("--drop", default="", help="Columns to leave out, separated by commas.")
+@click.option("--train-rows", default=1000, show_default=True, help="First rows, to train on.")
+@click.option(
+    "--label-delay",
+    default="0s",
+    show_default=True,
+    help="From a prediction to its label, in event time: rows are one second apart.",
+)
+@click.option("--label-jitter", default="0s", show_default=True, help="Further delay, up to this.")
+@click.option("--duplicate-labels", default=0.0, help="Share of labels sent twice.")
+@click.option("--missing-labels", default=0.0, help="Share of labels never sent.")
+@click.option("--rate", type=float, help="Rows per second. [default: as fast as possible]")
+@click.option("--learner", help="Import path of the River model to deploy.")
+@click.option("--seed", default=0, show_default=True, help="Of the labels' delays and losses.")
+@_config_options
+def replay(config: Config, **options: Any) -> None:
+    """Train a model on a CSV file's first rows and send its predictions and labels of the rest."""
+    from consumers.replay import ReplayOptions
+    from consumers.replay import replay as send
+    from consumers.settings import open_broker
+    from stream.config import duration_ms
+
+    rate = options.pop("rate")
+    durations = {}
+    for name in ("label_delay", "label_jitter"):
+        try:
+            durations[name] = duration_ms(options.pop(name))
+        except ValueError as error:
+            raise _UsageError(f"--{name.replace('_', '-')}: {error}") from None
+    replay_options = ReplayOptions(
+        path=options.pop("file"),
+        version=options.pop("model_version"),
+        drop=tuple(name.strip() for name in options.pop("drop").split(",") if name.strip()),
+        delay_ms=durations["label_delay"],
+        jitter_ms=durations["label_jitter"],
+        duplicates=options.pop("duplicate_labels"),
+        missing=options.pop("missing_labels"),
+        **options,
+    )
+    with open_broker(config) as broker, broker.producer() as producer:
+        summary = send(replay_options, producer, config.topics, rate=rate)
+    click.echo(summary.describe())
+
+
+@cli.command()
+@click.option(
+    "--topic", required=True, type=click.Choice(["predictions", "labels"]), help="Where to."
+)
+@click.argument("file", type=click.File("rb"), default="-")
+@_config_options
+def produce(config: Config, topic: str, file: Any) -> None:
+    """Send the lines of FILE, or of standard input, as records, bytes as they are."""
+    from consumers.produce import produce as send
+    from consumers.settings import open_broker
+
+    with open_broker(config) as broker, broker.producer() as producer:
+        n = send(file, producer, getattr(config.topics, topic))
+    click.echo(f"{n} records to {getattr(config.topics, topic)}")
+
+
+@cli.command()
+@click.option("--until-idle", is_flag=True, help="Stop when all input is processed.")
+@click.option("--sink/--no-sink", default=True, help="Log to MLflow beside the worker.")
+@click.option(
+    "--summary",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a JSON summary at the end.",
+)
+@_config_options
+def run(config: Config, until_idle: bool, sink: bool, summary: Path | None) -> None:
+    """The worker: watch the events, find drift, ask for retrains; and log to MLflow."""
+    from consumers.run import run as work
+    from stream.check import check_components
+
+    if summary is not None and not summary.parent.is_dir():
+        raise _UsageError(f"--summary: no such folder: {summary.parent}")
+    check_components(config)
+    _log_to_stderr()
+    result = work(config, until_idle=until_idle, with_sink=sink)
+    if summary is not None:
+        summary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    click.echo(
+        f"{result['n_predictions']} predictions, {result['n_labels']} labels,"
+        f" {result['n_outcomes']} outcomes, {result['n_dead_letters']} dead letters;"
+        f" {len(result['alarms'])} alarms, {len(result['retrain_requests'])} retrain requests;"
+        f" {result['seconds']:.1f} s",
+        err=True,
+    )
+
+
+@cli.command()
+@click.option("--until-eof", is_flag=True, help="Drain and stop when standard input ends.")
+@_config_options
+def sink(config: Config, until_eof: bool) -> None:
+    """The MLflow sink alone; `run` starts one by itself."""
+    from consumers.tracking import main_child, main_service
+
+    _log_to_stderr()
+    raise SystemExit(main_child(config) if until_eof else main_service(config))
+
+
+@cli.command()
+@click.option(
+    "--topic",
+    type=click.Choice(["metrics", "alarms", "retrain", "dead-letters"]),
+    default="metrics",
+    show_default=True,
+)
+@click.option("--model", help="Only this model.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for jq.")
+@click.option("--from-start", is_flag=True, help="From the oldest record, not only new ones.")
+@click.option("--follow/--no-follow", default=True, help="Wait for more, or end with the topic.")
+@_config_options
+def tail(config: Config, **options: Any) -> None:
+    """Show what is published: live for a person, or as JSON lines."""
+    from consumers.settings import open_broker
+    from consumers.tail import tail as show
+
+    kind = options.pop("topic")
+    topic = {
+        "metrics": config.topics.metrics,
+        "alarms": config.topics.alarms,
+        "retrain": config.topics.retrain,
+        "dead-letters": config.topics.dead_letters,
+    }[kind]
+    from_start = options.pop("from_start")
+    with (
+        open_broker(config) as broker,
+        broker.reader([topic], from_start=from_start) as reader,
+    ):
+        show(reader, kind, **options)
+
+
+@cli.command()
+@_config_options
+def verify(config: Config) -> None:
+    """Replay the journal through a fresh core and compare every digest."""
+    from consumers.settings import open_broker, state_key
+    from consumers.verify import verify_all
+
+    with open_broker(config) as broker:
+        results = list(verify_all(broker, config, state_key(config)))
+    for result in results:
+        click.echo(
+            f"partition {result.partition}: {result.n_commits} commits of"
+            f" {result.n_records} records agree"
+        )
+    problems = [result for result in results if result.problem is not None]
+    if problems:
+        raise click.ClickException(
+            "; ".join(f"partition {result.partition}: {result.problem}" for result in problems)
+        )
+
+
+@cli.group()
+def config() -> None:
+    """Check a configuration, or show what one may say."""
+
+
+@config.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+def config_check(file: Path) -> None:
+    """Say whether FILE is a valid configuration, or what is wrong with it, field by field."""
+    from consumers.settings import read_config
+    from stream.check import check_components
+
+    check_components(read_config(file))
+    click.echo(f"{file}: valid")
+
+
+@config.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of the configuration."""
+    from stream.config import Config
+
+    click.echo(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@cli.group()
+def topics() -> None:
+    """The broker's topics."""
+
+
+@topics.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@_config_options
+def topics_list(config: Config, as_json: bool) -> None:
+    """Show the topics with their sizes."""
+    from consumers.settings import open_broker
+    from consumers.tables import topics_table
+
+    with open_broker(config) as broker:
+        infos = broker.topics()
+    if as_json:
+        for info in infos:
+            click.echo(json.dumps(info._asdict()))
+    else:
+        _print(topics_table(infos))
+
+
+@cli.group()
+def metrics() -> None:
+    """The metrics that MLflow holds."""
+
+
+@metrics.command("list")
+@click.option("--run-id", help="Of this MLflow run.")
+@click.option("--model", help="Of every run of this model.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@_config_options
+def metrics_list(config: Config, run_id: str | None, model: str | None, as_json: bool) -> None:
+    """Show each metric's history in MLflow: points, steps, last value, range."""
+    from dataclasses import asdict
+
+    if (run_id is None) == (model is None):
+        raise _UsageError("give exactly one of --run-id and --model")
+    from consumers.tables import metrics_tables
+    from consumers.tracking import metric_histories
+
+    rows = metric_histories(config, run_id=run_id, model=model)
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(asdict(row)))
+    else:
+        _print(*metrics_tables(rows))
+
+
+def _print(*tables: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main() -> None:
+    """Run the command line.
+
+    An error is one line on stderr; the status is 2 for a wrong call or configuration, 1 for what
+    went wrong while running.
+    """
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(" ".join(error.format_message().split()), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - a person must never be shown a traceback
+        _fail_unless_asked(error)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail_unless_asked(error: Exception) -> None:
+    from stream.config import ConfigError
+
+    if os.environ.get(_TRACEBACK_VARIABLE):
+        raise error
+    text = "; ".join(str(error).splitlines()) or type(error).__name__
+    if type(error).__module__.partition(".")[0] not in ("consumers", "stream", "detectors"):
+        text = f"{type(error).__name__}: {text}"
+    _fail(text, 2 if isinstance(error, ConfigError) else 1)
+
+
+def _fail(message: str, status: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A CSV file as rows of typed values."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from stream.config import Task
+
+Value = int | float | str | None
+Features = dict[str, Value]
+Target = int | float | str
+
+CLASSES_MAX = 20  # a numeric target with more distinct values is taken for a quantity
+DIGITS_MAX = 100  # Python refuses to convert thousands
+
+
+class CsvError(ValueError):
+    """The file cannot be used; the message says where and why."""
+
+
+class Row(NamedTuple):
+    """One row of the file; `number` is 0-based without the header, `line` as editors count."""
+
+    number: int
+    line: int
+    features: Features
+    target: str
+
+
+def parse_value(text: str) -> Value:
+    """What a cell holds: a finite number, nothing, or text.
+
+    >>> [parse_value(text) for text in ("7", "0.5", "", "nan", "1_000", "7 days")]
+    [7, 0.5, None, 'nan', '1_000', '7 days']
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        return text if text.strip() else None
+    if "_" in text or not math.isfinite(number):
+        return text
+    if len(text) <= DIGITS_MAX and text.strip().lstrip("+-").isdecimal():
+        whole = int(text)
+        # Beyond 64 bits JSON readers disagree about whole numbers.
+        return whole if -(2**63) <= whole < 2**63 else number
+    return number
+
+
+def read_rows(path: Path, target: str, drop: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a CSV file (gzip by its suffix), one at a time.
+
+    Raises:
+        CsvError: no such file, not a CSV, no such column, a ragged row, an empty target.
+    """
+    lines = _csv_lines(path)
+    _, header = next(lines, (0, []))
+    if not any(cell.strip() for cell in header):
+        raise CsvError(f"{path}: no header line")
+    at = _column(path, header, target)
+    for name in drop:
+        _column(path, header, name)
+    if target in drop:
+        raise CsvError(f"{path}: the target {target!r} cannot be dropped")
+    used = [(i, name) for i, name in enumerate(header) if i != at and name not in drop]
+    for number, (line, cells) in enumerate(lines):
+        if len(cells) != len(header):
+            raise CsvError(f"{path}: line {line}: {len(cells)} values for {len(header)} columns")
+        if not cells[at].strip():
+            raise CsvError(f"{path}: line {line}: the target {target!r} is empty")
+        yield Row(number, line, {name: parse_value(cells[i]) for i, name in used}, cells[at])
+
+
+def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of each line that is not blank; the header is the first."""
+    opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            for cells in reader:
+                if cells:
+                    yield reader.line_num, cells
+    except (csv.Error, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise CsvError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    except OSError as error:
+        raise CsvError(f"{path}: {error.strerror or error}") from None
+
+
+def _column(path: Path, header: list[str], name: str) -> int:
+    if header.count(name) != 1:
+        problem = "several columns" if name in header else "no column"
+        raise CsvError(f"{path}: {problem} {name!r}; its columns are {', '.join(header)}")
+    return header.index(name)
+
+
+def infer_task(targets: Iterable[Value]) -> Task:
+    """Whether a target is a class or a quantity: text or few whole numbers are classes.
+
+    >>> infer_task([0.0, 1.0]), infer_task(range(21)), infer_task(["1", "up"])
+    ('classification', 'regression', 'classification')
+    """
+    distinct = set(targets)
+    if any(isinstance(target, str) for target in distinct):
+        return "classification"
+    whole = all(float(target or 0).is_integer() for target in distinct)
+    return "classification" if whole and len(distinct) <= CLASSES_MAX else "regression"

@@ -1,0 +1,286 @@
+"""`streamgauge demo`: a stream whose true changes are known, watched from end to end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from consumers.demo_stream import MODEL, demo_stream
+from consumers.settings import open_broker, state_key
+from consumers.sink_process import SinkProcess
+from consumers.tables import plain_table
+from consumers.tail_views import sparkline
+from consumers.worker import Worker
+from stream.config import load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from consumers.broker import Broker, Producer
+    from consumers.demo_stream import DemoStream, TrueChange
+    from stream.config import Config
+    from stream.records import Output
+
+_MARKER = "demo.json"
+_CHUNK = 400
+_SHOWN_S = 12.0
+# An alarm later than this after a change is not about it.
+_LATE = 1000
+
+
+class DemoError(ValueError):
+    """The demo cannot run here; the message says why."""
+
+
+@dataclass
+class Findings:
+    """What the worker has published so far."""
+
+    alarms: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+
+    def collector(self, config: Config) -> Callable[[Sequence[Output]], None]:
+        """What to call with the outputs of each commit."""
+
+        def collect(outputs: Sequence[Output]) -> None:
+            for output in outputs:
+                if output.topic == config.topics.alarms:
+                    self.alarms.append(json.loads(output.value))
+                elif output.topic == config.topics.retrain:
+                    self.requests.append(json.loads(output.value))
+                elif output.topic == config.topics.metrics:
+                    values = json.loads(output.value)["values"]
+                    if "accuracy_window" in values:
+                        self.errors.append(1 - values["accuracy_window"])
+
+        return collect
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One true change and what was found of it."""
+
+    change: TrueChange
+    alarms: list[dict[str, Any]]
+    n_requests: int
+
+
+def judge(
+    changes: Sequence[TrueChange], findings: Findings
+) -> tuple[list[Judged], list[dict[str, Any]], int]:
+    """Hold what was found against what is true.
+
+    Returns:
+        Each true change with its alarms; the alarms that are about none (false alarms); and the
+        number of retrain requests that are about no degradation.
+    """
+    judged = []
+    false = list(findings.alarms)
+    n_stray = len(findings.requests)
+    for change in changes:
+        kind = "drift" if change.kind == "degradation" else "improvement"
+        alarms = [
+            a for a in false if a["kind"] == kind and 0 <= a["index"] - change.outcome <= _LATE
+        ]
+        false = [alarm for alarm in false if alarm not in alarms]
+        n_requests = sum(
+            0 <= r["window"]["outcome_to"] - 1 - change.outcome <= _LATE
+            for r in findings.requests
+            if change.kind == "degradation"
+        )
+        n_stray -= n_requests
+        judged.append(Judged(change, alarms, n_requests))
+    return judged, false, n_stray
+
+
+def run_demo(directory: Path, *, seed: int, progress: bool) -> None:
+    """Run the demo and print what it found.
+
+    Args:
+        directory: for all of its data; an earlier demo's is replaced.
+        seed: decides the stream.
+        progress: show it live, slowly enough to follow.
+
+    Raises:
+        DemoError: the folder holds something else.
+    """
+    from consumers.tracking import mlflow_ui_command
+
+    console = Console()
+    _prepare(directory)
+    config = load_config({"broker": {"data_dir": str(directory)}})
+    findings = Findings()
+    started_s = time.monotonic()
+    with open_broker(config) as broker:
+        sink = SinkProcess(config)
+        try:
+            if progress:
+                console.print("Training a model and making its traffic ...", style="dim")
+            stream = demo_stream(seed)
+            _watch(stream, broker, config, findings, console if progress else None)
+        finally:
+            if progress:
+                console.print("Writing the last metrics to MLflow ...", style="dim")
+            sink.close()
+    seconds = time.monotonic() - started_s
+    console.print(_result(stream, findings, seconds))
+    _print_next_steps(console, directory, mlflow_ui_command(config))
+
+
+def _prepare(directory: Path) -> None:
+    marker = directory / _MARKER
+    if directory.exists() and any(directory.iterdir()) and not marker.exists():
+        raise DemoError(f"{directory} holds something that no demo has made; give another --dir")
+    if marker.exists():
+        for path in sorted(directory.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    directory.mkdir(parents=True, exist_ok=True)
+    marker.write_text("{}\n", encoding="utf-8")
+
+
+def _watch(
+    stream: DemoStream,
+    broker: Broker,
+    config: Config,
+    findings: Findings,
+    console: Console | None,
+) -> None:
+    """Send the traffic and watch it, a chunk at a time."""
+    with broker.producer() as producer, broker.tasks() as tasks:
+        collect = findings.collector(config)
+        worker = Worker(config, tasks, state_key=state_key(config), on_commit=collect)
+        worker.start()
+        if console is None:
+            _send(stream, 0, len(stream.events), producer, config)
+        else:
+            _show(stream, producer, worker, config, findings, console)
+        worker.run(until_idle=True, should_stop=lambda: False)
+
+
+def _show(
+    stream: DemoStream,
+    producer: Producer,
+    worker: Worker,
+    config: Config,
+    findings: Findings,
+    console: Console,
+) -> None:
+    n_chunks = -(-len(stream.events) // _CHUNK)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for chunk in range(n_chunks):
+            _send(stream, chunk * _CHUNK, (chunk + 1) * _CHUNK, producer, config)
+            worker.step(0.0)
+            live.update(_progress((chunk + 1) / n_chunks, findings), refresh=True)
+            time.sleep(_SHOWN_S / n_chunks)
+
+
+def _send(stream: DemoStream, start: int, stop: int, producer: Producer, config: Config) -> None:
+    topics = {"prediction": config.topics.predictions, "label": config.topics.labels}
+    for event in stream.events[start:stop]:
+        producer.send(topics[event.kind], event.value, key=event.key)
+    producer.flush()
+
+
+def _progress(share: float, findings: Findings) -> Group:
+    latest = findings.errors[-1] if findings.errors else 0.0
+    bar = Table.grid()  # a bar by itself ends no line
+    bar.add_row(ProgressBar(total=1.0, completed=share, width=60))
+    lines: list[RenderableType] = [
+        bar,
+        Text.assemble(
+            ("error, last 500 outcomes  ", "dim"),
+            sparkline(findings.errors, 40),
+            f"  {latest:.3f}",
+        ),
+    ]
+    lines += [_alarm_line(alarm) for alarm in findings.alarms[-4:]]
+    lines += [
+        Text(
+            f"→ retrain request {request['sequence']}: {request['severity']},"
+            f" {request['window']['n_outcomes']} outcomes to retrain on",
+            style="bold",
+        )
+        for request in findings.requests[-3:]
+    ]
+    return Group(*lines)
+
+
+def _alarm_line(alarm: dict[str, Any]) -> Text:
+    style = "green" if alarm["kind"] == "improvement" else "red"
+    return Text.assemble(
+        (f"{alarm['kind']} ", style),
+        f"found by {alarm['detector']} at outcome {alarm['index']:,}:"
+        f" error {alarm['mean_before']:.3f} → {alarm['mean_after']:.3f}",
+    )
+
+
+def _result(stream: DemoStream, findings: Findings, seconds: float) -> Group:
+    judged, false, n_stray = judge(stream.changes, findings)
+    table = plain_table("true change", "outcome", "error", "found by", "retrains asked")
+    for item in judged:
+        change = item.change
+        style = "red" if change.kind == "degradation" else "green"
+        table.add_row(
+            Text(change.kind, style=style),
+            f"{change.outcome:,}",
+            f"{change.error_before:.3f} → {change.error_after:.3f}",
+            _found_by(item) or Text("not found", style="bold red"),
+            str(item.n_requests),
+        )
+    counts = Text(
+        f"{stream.n_predictions:,} predictions, {stream.n_labels:,} labels"
+        f" ({stream.n_duplicates:,} sent twice, {stream.n_missing:,} never)\n"
+        f"{len(false)} false alarms, {n_stray} needless retrain requests, {seconds:.0f} s"
+    )
+    return Group(Text(), table, Text(), counts)
+
+
+def _found_by(item: Judged) -> str:
+    first: dict[str, int] = {}
+    for alarm in item.alarms:
+        first.setdefault(alarm["detector"], alarm["index"] - item.change.outcome)
+    return "\n".join(f"{detector} after {delay:,}" for detector, delay in first.items())
+
+
+def _print_next_steps(console: Console, directory: Path, mlflow_command: str) -> None:
+    folder = shlex.quote(str(directory))
+    steps = {}
+    if shutil.which("streamgauge") is None:
+        activate = Path(sys.prefix) / "bin" / "activate"
+        steps["To have these commands at hand"] = f"source {shlex.quote(_short(activate))}"
+    steps |= {
+        f"MLflow's data is {directory / 'mlflow.db'}; see its charts with": mlflow_command,
+        "See the alarms and the retrain requests": (
+            f"streamgauge tail --data-dir {folder} --topic alarms --from-start --no-follow\n"
+            f"  streamgauge tail --data-dir {folder} --topic retrain --from-start --json"
+            " --no-follow"
+        ),
+        "List the metrics in MLflow": (
+            f"streamgauge metrics list --data-dir {folder} --model {MODEL}"
+        ),
+        "Do it all again from the journal, and compare": (
+            f"streamgauge verify --data-dir {folder}"
+        ),
+    }
+    for about, command in steps.items():
+        # Unwrapped: these lines are there to be copied.
+        console.print(f"\n{about}:\n  [bold]{command}[/bold]", soft_wrap=True, highlight=False)
+
+
+def _short(path: Path) -> str:
+    """A path as a person in this folder would write it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

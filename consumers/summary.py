@@ -1,0 +1,63 @@
+"""The summary of a run: everything committed so far, as one JSON object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from consumers.documents import document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from consumers.broker import Broker
+    from stream.config import Config
+    from stream.engine import Totals
+    from stream.records import Record
+
+_ALARM_FIELDS = (
+    "model",
+    "version",
+    "signal",
+    "detector",
+    "kind",
+    "direction",
+    "index",
+    "timestamp",
+    "onset",
+)
+
+
+def summarize(broker: Broker, config: Config, totals: Totals, seconds: float) -> dict[str, Any]:
+    """What has been seen and found since the topics were made, and how long this run took.
+
+    Counts and findings go together: they cover earlier runs as well, so that a run that was
+    killed and started again sums up the same as one that was not.
+    """
+    alarms = [msgspec.json.decode(r.value or b"{}") for r in read_all(broker, config.topics.alarms)]
+    return {
+        "n_predictions": totals.n_predictions,
+        "n_labels": totals.n_labels,
+        "n_outcomes": totals.n_outcomes,
+        "n_dead_letters": totals.n_dead_letters,
+        "join": {
+            "duplicate": totals.n_duplicate,
+            "correction": totals.n_correction,
+            "expired": totals.n_expired,
+            "orphaned": totals.n_orphaned,
+            "pending": totals.n_pending,
+        },
+        "alarms": [{field: alarm[field] for field in _ALARM_FIELDS} for alarm in alarms],
+        "retrain_requests": [
+            document("retrain", record) for record in read_all(broker, config.topics.retrain)
+        ],
+        "seconds": round(seconds, 3),
+    }
+
+
+def read_all(broker: Broker, topic: str) -> Iterator[Record]:
+    """Every retained record of a topic."""
+    with broker.reader([topic]) as reader:
+        while records := reader.poll(0.0):
+            yield from records

@@ -1,0 +1,65 @@
+"""Tables for a person at a terminal."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich.filesize import decimal
+from rich.table import Table
+
+from stream.contracts import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from consumers.broker import TopicInfo
+    from consumers.tracking import MetricHistory
+
+
+def plain_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
+    """An empty table in the house style; columns in `numbers` are right-aligned."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(
+            column, justify="right" if column in numbers else "left", no_wrap=column in numbers
+        )
+    return table
+
+
+def topics_table(topics: Sequence[TopicInfo]) -> Table:
+    """One line for each topic; times are UTC."""
+    numbers = ("parts", "records", "size")
+    table = plain_table("topic", *numbers, "oldest", "newest", numbers=numbers)
+    for topic in topics:
+        table.add_row(
+            topic.name,
+            str(topic.n_partitions),
+            f"{topic.n_records:,}",
+            decimal(topic.n_bytes),
+            _minute(topic.oldest_timestamp_ms),
+            _minute(topic.newest_timestamp_ms),
+        )
+    return table
+
+
+def metrics_tables(histories: Sequence[MetricHistory]) -> Iterator[Table]:
+    """A table for each run, one line for each of its metrics."""
+    numbers = ("points", "last step", "last", "min", "max")
+    for (model, version, run_id), rows in groupby(
+        histories, key=lambda row: (row.model, row.version, row.run_id)
+    ):
+        table = plain_table("metric", *numbers, numbers=numbers)
+        table.title, table.title_justify = f"{model}/{version}  run {run_id}", "left"
+        for row in rows:
+            table.add_row(
+                row.key,
+                f"{row.n_points:,}",
+                f"{row.last_step:,}",
+                *(f"{value:.4g}" for value in (row.last_value, row.min_value, row.max_value)),
+            )
+        yield table
+
+
+def _minute(timestamp_ms: int | None) -> str:
+    return "-" if timestamp_ms is None else rfc3339(timestamp_ms)[:16].replace("T", " ")

@@ -1,0 +1,104 @@
+"""`streamgauge tail`: follows what is published, as JSON lines or as a live table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+
+from consumers.documents import document, is_of_model
+from consumers.tail_views import LinesView, MetricsView, View, clean, line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from consumers.broker import Reader
+    from consumers.documents import Document, Kind
+    from stream.records import Record
+
+POLL_S = 0.5
+
+
+def tail(
+    reader: Reader,
+    kind: Kind,
+    *,
+    model: str | None = None,
+    as_json: bool = False,
+    follow: bool = True,
+    out: TextIO | None = None,
+) -> None:
+    """Show the records of a reader as they come, until interrupted or, not following, the end.
+
+    A record that cannot be read is named on standard error and passed over. A closed pipe and
+    Ctrl-C end it quietly.
+
+    Args:
+        reader: follows the one topic of this kind.
+        kind: what the topic holds.
+        model: show this model only.
+        as_json: one JSON object per line.
+        follow: go on after the last record.
+        out: standard output where None; a live table where it is a terminal.
+    """
+    out = out or sys.stdout
+    try:
+        if as_json or not out.isatty():
+            _print_lines(reader, kind, model, as_json=as_json, follow=follow, out=out)
+        else:
+            _show_table(reader, kind, model, follow=follow, out=out)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+def documents(kind: Kind, records: Iterable[Record], model: str | None) -> Iterator[Document]:
+    """The documents of those records that can be read and are about the model."""
+    for record in records:
+        try:
+            shown = document(kind, record)
+        except ValueError as error:
+            where = f"{record.topic}-{record.partition}@{record.offset}"
+            print(clean(f"{where}: not a record of {kind} ({error})"), file=sys.stderr)
+            continue
+        if model is None or is_of_model(kind, record, shown, model):
+            yield shown
+
+
+def _polls(reader: Reader, *, follow: bool) -> Iterator[list[Record]]:
+    while (records := reader.poll(POLL_S)) or follow:
+        yield records
+
+
+def _print_lines(
+    reader: Reader, kind: Kind, model: str | None, *, as_json: bool, follow: bool, out: TextIO
+) -> None:
+    for records in _polls(reader, follow=follow):
+        for shown in documents(kind, records, model):
+            text = msgspec.json.encode(shown).decode() if as_json else line(kind, shown)
+            out.write(text + "\n")
+        out.flush()
+
+
+def _show_table(
+    reader: Reader, kind: Kind, model: str | None, *, follow: bool, out: TextIO
+) -> None:
+    view: View = MetricsView() if kind == "metrics" else LinesView(kind)
+    console = Console(file=out)
+    if not follow:
+        for records in _polls(reader, follow=False):
+            for shown in documents(kind, records, model):
+                view.add(shown)
+        console.print(view)
+        return
+    with Live(view, console=console, auto_refresh=False) as live:
+        for records in _polls(reader, follow=True):
+            for shown in documents(kind, records, model):
+                view.add(shown)
+            live.refresh()

@@ -1,0 +1,162 @@
+"""The worker: takes partitions over, and for each batch of one: process, commit, next.
+
+Outputs, state and position of a batch are written as a whole. After any error of the broker the
+partition's memory is dropped and the partition taken over anew, from what was committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from consumers.broker import (
+    BrokerError,
+    BrokerTimeoutError,
+    Commit,
+    FencedError,
+    PartitionsTakenError,
+    Position,
+)
+from stream.engine import Engine, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from consumers.broker import Batch, Rebalance, TakenOver, Tasks
+    from stream.config import Config
+    from stream.records import Output, Record
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+_RETRY_S = 0.5
+
+
+class Task:
+    """One owned partition: its engine, and where it stands.
+
+    Args:
+        config: the whole configuration.
+        partition: its number.
+        taken_over: what the previous owner left.
+        state_key: seals learners.
+
+    Raises:
+        ValueError: the state left behind cannot be read, or does not fit the configuration.
+    """
+
+    def __init__(
+        self, config: Config, partition: int, taken_over: TakenOver, state_key: bytes | None
+    ) -> None:
+        self.position = taken_over.position
+        self.engine = Engine(config, partition, state_key=state_key)
+        for note in self.engine.restore(taken_over.chunks, self.position.state_digest):
+            log.warning("partition %d: %s", partition, note)
+        self._config_digest = config.digest()
+        if self.position.config_digest not in ("", self._config_digest):
+            log.info("partition %d: the configuration has changed since the last commit", partition)
+
+    def process(self, batch: Batch) -> Commit:
+        """What one batch leads to."""
+        outputs = self.engine.process(batch.predictions, batch.labels)
+        chunks = self.engine.take_chunks()
+        self.position = Position(
+            sequence=self.position.sequence + 1,
+            prediction_offset=_next(self.position.prediction_offset, batch.predictions),
+            label_offset=_next(self.position.label_offset, batch.labels),
+            state_digest=self.engine.digest,
+            config_digest=self._config_digest,
+        )
+        return Commit(self.position, outputs, chunks)
+
+
+def _next(offset: int, records: Sequence[Record]) -> int:
+    return records[-1].offset + 1 if records else offset
+
+
+class Worker:
+    """Runs the tasks of the partitions that this process owns.
+
+    Args:
+        config: the whole configuration.
+        tasks: this worker's place in the worker group; the caller closes it.
+        state_key: seals learners.
+        on_commit: told the outputs of each commit, after it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tasks: Tasks,
+        *,
+        state_key: bytes | None = None,
+        on_commit: Callable[[Sequence[Output]], None] = lambda _: None,
+    ) -> None:
+        self._config = config
+        self._broker = tasks
+        self._state_key = state_key
+        self._on_commit = on_commit
+        self._tasks: dict[int, Task] = {}
+
+    def start(self) -> None:
+        """Take over what can be had.
+
+        Raises:
+            PartitionsTakenError: another worker owns every partition.
+            ValueError: a partition's state cannot be read, or does not fit the configuration.
+        """
+        self._apply(self._broker.rebalance())
+
+    def run(self, *, until_idle: bool, should_stop: Callable[[], bool]) -> None:
+        """Work until told to stop, or with `until_idle` until all input is processed.
+
+        A broker that is busy, and partitions lost to another worker, are waited for.
+
+        Raises:
+            ValueError: as from `start`.
+        """
+        while not should_stop():
+            try:
+                self._apply(self._broker.rebalance())
+                if not self.step(_POLL_S) and until_idle and self._broker.idle():
+                    return
+            except (BrokerTimeoutError, PartitionsTakenError) as error:
+                log.warning("%s; trying again", error)
+                time.sleep(_RETRY_S)
+
+    def step(self, timeout_s: float) -> int:
+        """Process what one poll gives; the number of records, those to be done over included."""
+        n = 0
+        for batch in self._broker.poll(timeout_s):
+            self._handle(batch)
+            n += len(batch.predictions) + len(batch.labels)
+        return n
+
+    def _apply(self, change: Rebalance) -> None:
+        """Drop what was lost, take over what was won."""
+        for partition in change.lost:
+            self._tasks.pop(partition, None)
+        for partition, taken_over in change.taken_over.items():
+            self._tasks[partition] = Task(self._config, partition, taken_over, self._state_key)
+            log.info("partition %d: at commit %d", partition, taken_over.position.sequence)
+
+    def _handle(self, batch: Batch) -> None:
+        """Process and commit a batch; where that fails it is done over after a take-over."""
+        partition = batch.partition
+        commit = self._tasks[partition].process(batch)
+        try:
+            self._broker.commit(partition, commit)
+        except BrokerError as error:
+            # Whether or not it was written, only the log knows: start again from there.
+            what = "lost" if isinstance(error, FencedError) else "taking it over anew"
+            log.warning("partition %d: %s: %s", partition, what, error)
+            del self._tasks[partition]
+            self._broker.release(partition)
+        else:
+            self._on_commit(commit.outputs)
+
+    def totals(self) -> Totals:
+        """The counts of the partitions that this worker owns, since they were first read."""
+        totals = [task.engine.totals() for task in self._tasks.values()]
+        return Totals(*map(sum, zip(*totals, strict=True))) if totals else Totals(*[0] * 9)

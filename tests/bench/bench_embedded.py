@@ -1,0 +1,460 @@
+"""What an event costs: the whole path on the embedded broker, each stage, and the usual loop.
+
+Run `python -m tests.bench.bench_embedded`; `--help` lists the options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import random
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from river import drift, tree
+
+from consumers.broker import Commit, Position
+from consumers.embedded import EmbeddedBroker
+from consumers.tables import plain_table
+from consumers.tracking import MLflowSink
+from consumers.tracking_store import connect
+from consumers.worker import Worker
+from stream.align import merge
+from stream.config import load_config
+from stream.engine import Engine
+from stream.events import decode_label, decode_prediction
+from stream.join import ModelJoin
+from stream.monitor import Monitor
+
+BIAS = """
+What this does not show. It was written by the authors of one side. One process and one client on
+one machine: no network, no Kafka, no second producer at the same time. Labels come 1000 rows after
+their prediction, none is missing or twice, and the worker finds the whole input written when it
+starts, so its batches are as large as they can be: a live stream has smaller ones and pays more
+for each event. The naive loop reads from memory and keeps nothing: if it is killed, everything is
+lost; ours reads from and commits to a file. The naive loop has no bound on what waits, no guard
+against repeats and bad input, no evidence and no retrain request, and pays nothing for lacking
+them. Times are wall clock on a machine that may be shared, medians over the repetitions, and
+garbage collection is rare (as in `streamgauge run`) for both sides. An event is a prediction or a
+label.
+"""
+
+START_MS = 1_767_225_600_000
+LABEL_DELAY = 1000
+ERROR_RATES = (0.1, 0.25)
+LEARNER = "river.tree.HoeffdingTreeClassifier"
+
+
+class Workload(NamedTuple):
+    """What is sent: how many features a prediction has, of how many models."""
+
+    n_features: int
+    n_models: int
+
+    @property
+    def name(self) -> str:
+        models = "1 model" if self.n_models == 1 else f"{self.n_models} models"
+        return (
+            f"{self.n_features} features, {models}" if self.n_features else f"no features, {models}"
+        )
+
+
+WORKLOADS = [Workload(0, 1), Workload(10, 1), Workload(0, 100), Workload(10, 100)]
+
+
+class Sent(NamedTuple):
+    topic: str
+    value: bytes
+    key: bytes
+    timestamp_ms: int
+
+
+def generate(workload, n_events, seed):
+    """Predictions, each with its label 1000 rows later; the error rate rises half-way."""
+    rng = random.Random(seed)
+    n_rows = n_events // 2
+    labels = []
+    sent = []
+    for row in range(n_rows + LABEL_DELAY):
+        now_ms = START_MS + row * 10
+        if row < n_rows:
+            model = f"model-{row % workload.n_models}"
+            x = [rng.random() for _ in range(workload.n_features)]
+            y_true = int(sum(x[:2]) > 1) if len(x) > 1 else rng.randrange(2)
+            wrong = rng.random() < ERROR_RATES[2 * row >= n_rows]
+            common = {"prediction_id": f"{model}-{row}", "model": model, "timestamp": now_ms}
+            event = common | {"version": "1", "prediction": y_true ^ wrong}
+            if x:
+                event["features"] = {f"feature_{i}": round(value, 6) for i, value in enumerate(x)}
+            sent.append(Sent("predictions", json.dumps(event).encode(), model.encode(), now_ms))
+            later_ms = now_ms + LABEL_DELAY * 10
+            label = common | {"timestamp": later_ms, "label": y_true}
+            labels.append(Sent("labels", json.dumps(label).encode(), model.encode(), later_ms))
+        if row >= LABEL_DELAY:
+            sent.append(labels[row - LABEL_DELAY])
+    return sent
+
+
+class Clock:
+    """Seconds by name, added up."""
+
+    def __init__(self):
+        self.seconds = defaultdict(float)
+
+    def time(self, name, call, *arguments):
+        start_s = time.perf_counter()
+        result = call(*arguments)
+        self.seconds[name] += time.perf_counter() - start_s
+        return result
+
+
+# Ours
+
+
+def config_for(folder, *, learner=False):
+    defaults = {"learner": {"path": LEARNER}} if learner else {}
+    return load_config({"broker": {"data_dir": str(folder)}, "defaults": defaults})
+
+
+def produce(broker, sent):
+    with broker.producer() as producer:
+        for topic, value, key, timestamp_ms in sent:
+            producer.send(topic, value, key, timestamp_ms=timestamp_ms)
+
+
+def work(broker, config):
+    with broker.tasks() as tasks:
+        worker = Worker(config, tasks, state_key=b"bench")
+        worker.start()
+        # As `run --until-idle`, without its last wait for more input.
+        while worker.step(0.0):
+            pass
+
+
+def drain_to_mlflow(broker, config):
+    with MLflowSink(config, broker) as sink:
+        while sink.step(0.0):
+            pass
+
+
+def whole_path(sent, clock, *, learner=False, sink=False):
+    """Produce, work to the end; with `sink` log to MLflow as well, one after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_for(Path(folder), learner=learner)
+        with EmbeddedBroker(config) as broker:
+            clock.time("produce", produce, broker, sent)
+            clock.time("worker", work, broker, config)
+            if sink:
+                migrate(config)
+                clock.time("sink", drain_to_mlflow, broker, config)
+
+
+def migrate(config):
+    """MLflow makes its database once; that is no cost of an event."""
+    connect(config)
+
+
+def stages(sent, clock):
+    """Each stage alone, on the same events, cut into batches as the worker cuts them."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_for(Path(folder))
+        with EmbeddedBroker(config) as broker:
+            produce(broker, sent)
+            with broker.tasks() as tasks:
+                tasks.rebalance()
+                engine = Engine(config, state_key=b"bench")
+                position = Position()
+                batches = []
+                while polled := clock.time("poll", tasks.poll, 0.0):
+                    (batch,) = polled
+                    batches.append(batch)
+                    outputs = clock.time("process", engine.process, batch.predictions, batch.labels)
+                    chunks = clock.time("take_chunks", engine.take_chunks)
+                    position = Position(
+                        position.sequence + 1,
+                        position.prediction_offset + len(batch.predictions),
+                        position.label_offset + len(batch.labels),
+                        engine.digest,
+                        "",
+                    )
+                    clock.time("commit", tasks.commit, 0, Commit(position, outputs, chunks))
+            parts_of_process(config, batches, clock)
+
+
+def parts_of_process(config, batches, clock):
+    """The three large parts of `engine.process`, each over everything."""
+
+    model = config.defaults
+    joins = defaultdict(lambda: ModelJoin("", model.join))
+    monitors = defaultdict(lambda: Monitor(model, "classification"))
+    for batch in batches:
+        merged = clock.time("decode", decode, config, batch)
+        outcomes = clock.time("join", join, joins, merged)
+        clock.time("monitor", monitor, monitors, outcomes)
+        for its_join in joins.values():
+            its_join.take_delta()
+
+
+def decode(config, batch):
+    limits = config.events
+    return [
+        (
+            is_label,
+            (decode_label if is_label else decode_prediction)(r.value, r.timestamp_ms, limits),
+        )
+        for is_label, r in merge(batch.predictions, batch.labels)
+    ]
+
+
+def join(joins, merged):
+    outcomes = defaultdict(list)
+    for offset, (is_label, event) in enumerate(merged):
+        of_model = joins[event.model]
+        take = of_model.add_label if is_label else of_model.add_prediction
+        take(event, offset, outcomes[event.model])
+    return outcomes
+
+
+def monitor(monitors, outcomes):
+    for model, its_outcomes in outcomes.items():
+        if its_outcomes:
+            monitors[model].update(its_outcomes)
+
+
+# The loop that most people write
+
+
+def naive_loop(sent, *, learner=False, log_metric=None):
+    """A dict as join, River's detectors on the error; a metric for each outcome, if at all.
+
+    Returns:
+        The number of drifts found, so that nothing is left out as unused.
+    """
+
+    pending = {}
+    detectors = {}
+    learners = {}
+    n_drifts = 0
+    for _, value, _, _ in sent:
+        event = json.loads(value)
+        if "prediction" in event:
+            pending[event["prediction_id"]] = event
+            continue
+        prediction = pending.pop(event["prediction_id"], None)
+        if prediction is None:
+            continue
+        model = event["model"]
+        if model not in detectors:
+            detectors[model] = drift.ADWIN(), drift.PageHinkley()
+        error = float(prediction["prediction"] != event["label"])
+        for detector in detectors[model]:
+            detector.update(error)
+            n_drifts += detector.drift_detected
+        if learner:
+            if model not in learners:
+                learners[model] = tree.HoeffdingTreeClassifier()
+            learners[model].predict_one(prediction["features"])
+            learners[model].learn_one(prediction["features"], event["label"])
+        if log_metric is not None:
+            log_metric("error", error)
+    return n_drifts
+
+
+def naive_with_mlflow(sent, clock):
+    """The naive loop with `mlflow.log_metric` for each outcome, into a SQLite store."""
+    import mlflow  # noqa: PLC0415 - three seconds, and pytest collects this file
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_for(Path(folder))
+        migrate(config)
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        with mlflow.start_run():
+            # Its first call makes what the others find.
+            mlflow.log_metric("error", 0.0)
+            clock.time("naive, MLflow", lambda: naive_loop(sent, log_metric=mlflow.log_metric))
+
+
+# Measuring and showing
+
+
+def median_us(repeats, n_events, measure):
+    """Microseconds per event by name: the median of `repeats` runs of `measure(clock)`."""
+    clocks = []
+    for _ in range(repeats):
+        gc.collect()
+        clock = Clock()
+        measure(clock)
+        clocks.append(clock.seconds)
+    return {
+        name: statistics.median(seconds[name] for seconds in clocks) / n_events * 1e6
+        for name in clocks[0]
+    }
+
+
+def warm_up(seed):
+    """What is done once in a process is no cost of an event."""
+    few = generate(Workload(2, 2), 2000, seed)
+    whole_path(few, Clock(), learner=True)
+    stages(few, Clock())
+    naive_loop(few, learner=True)
+
+
+def measure_workload(workload, options):
+    sent = generate(workload, options.events, options.seed)
+
+    def measure(clock):
+        whole_path(sent, clock)
+        stages(sent, clock)
+        clock.time("naive", naive_loop, sent)
+
+    return median_us(options.repeats, len(sent), measure)
+
+
+def measure_learner(options):
+    sent = generate(Workload(10, 1), options.events // 5, options.seed)
+
+    def measure(clock):
+        whole_path(sent, clock, learner=True)
+        clock.time("naive", lambda: naive_loop(sent, learner=True))
+
+    return median_us(options.repeats, len(sent), measure)
+
+
+def measure_mlflow(options):
+    """Ours with all it logs, and the naive loop over its first outcomes."""
+    sent = generate(WORKLOADS[0], options.events, options.seed)
+    ours = median_us(1, len(sent), lambda clock: whole_path(sent, clock, sink=True))
+    n_logged = options.mlflow_outcomes
+    few = generate(WORKLOADS[0], 2 * n_logged, options.seed)
+    return ours | median_us(1, len(few), lambda clock: naive_with_mlflow(few, clock))
+
+
+def show_stages(console, workload, us):
+    whole = us["produce"] + us["worker"]
+    table = plain_table(
+        workload.name, "us/event", "events/s", "share", numbers=("us/event", "events/s", "share")
+    )
+
+    def row(name, cost, of=whole):
+        share = "" if of is None else f"{cost / of:.0%}"
+        table.add_row(name, f"{cost:.2f}", f"{1e6 / cost:,.0f}", share)
+
+    row("whole path", whole)
+    row("  produce", us["produce"])
+    row("  worker", us["worker"])
+    for name in ("poll", "process", "take_chunks", "commit"):
+        row(f"    {name}", us[name])
+        if name == "process":
+            for part in ("decode", "join", "monitor"):
+                row(f"      {part}, alone", us[part])
+    row("naive loop, no MLflow", us["naive"], of=None)
+    console.print(table)
+    core = us["process"] + us["take_chunks"]
+    console.print(
+        f"against the naive loop without MLflow ({us['naive']:.2f} us): pure core"
+        f" {_ratio(us['naive'], core)}, worker {_ratio(us['naive'], us['worker'])}, whole path"
+        f" {_ratio(us['naive'], whole)}\n"
+    )
+
+
+def _ratio(theirs, ours):
+    return f"{theirs / ours:.2f}x as fast"
+
+
+def show_comparison(console, title, rows, base, note):
+    table = plain_table(title, "us/event", "events/s", numbers=("us/event", "events/s"))
+    for name, cost in rows.items():
+        table.add_row(name, f"{cost:.2f}", f"{1e6 / cost:,.0f}")
+    console.print(table)
+    console.print(f"ours is {_ratio(rows[base], rows['ours'])} as the naive loop; {note}\n")
+
+
+def show(console, report):
+    for workload, us in zip(WORKLOADS, report["workloads"].values(), strict=True):
+        show_stages(console, workload, us)
+    us = report["learner"]
+    show_comparison(
+        console,
+        "10 features, 1 model, River's HoeffdingTreeClassifier",
+        {"ours": us["produce"] + us["worker"], "naive loop": us["naive"]},
+        "naive loop",
+        "ours also writes the learner's whole state with each commit.",
+    )
+    us = report["mlflow"]
+    show_comparison(
+        console,
+        "no features, 1 model, into MLflow (SQLite)",
+        {
+            "ours": us["produce"] + us["worker"] + us["sink"],
+            "  of it the sink, a process of its own in `run`": us["sink"],
+            "naive loop": us["naive, MLflow"],
+        },
+        "naive loop",
+        "ours logs a point for each 100 outcomes, the naive loop one for each outcome.\n"
+        f"The naive loop was measured on {report['mlflow_outcomes']} outcomes only, and is taken"
+        " to cost as much for each of the others.",
+    )
+
+
+def describe(options, arguments):
+    packages = ("river", "mlflow", "msgspec", "numpy")
+    return {
+        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores,"
+        f" {platform.system()} {platform.release()}",
+        "versions": f"Python {platform.python_version()}, "
+        + ", ".join(f"{package} {version(package)}" for package in packages),
+        "seed": options.seed,
+        "events": options.events,
+        "repeats": options.repeats,
+        "mlflow_outcomes": options.mlflow_outcomes,
+        "command": shlex.join(["python", "-m", "tests.bench.bench_embedded", *arguments]),
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if "model name" in line), "unknown")
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--events", type=int, default=50_000, help="in each workload")
+    parser.add_argument("--repeats", type=int, default=3, help="the median counts")
+    parser.add_argument("--mlflow-outcomes", type=int, default=300, help="of the naive loop")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="one JSON object, us/event")
+    options = parser.parse_args(arguments)
+    gc.set_threshold(50_000, 20, 100)
+    console = Console(stderr=options.json, soft_wrap=True, highlight=False)
+    report = describe(options, arguments)
+    console.print(BIAS.strip(), style="dim")
+    console.print()
+    for name in ("machine", "versions", "seed", "events", "repeats", "command"):
+        console.print(f"{name}: {report[name]}")
+    console.print()
+    warm_up(options.seed)
+    report["workloads"] = {w.name: measure_workload(w, options) for w in WORKLOADS}
+    report["learner"] = measure_learner(options)
+    report["mlflow"] = measure_mlflow(options)
+    if options.json:
+        print(json.dumps(report))
+    else:
+        show(console, report)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
