@@ -107,7 +107,7 @@ class TopicInfo(NamedTuple):
     name: str
     n_partitions: int
     n_records: int
-    n_bytes: int
+    n_bytes: int | None
     oldest_timestamp_ms: int | None
     newest_timestamp_ms: int | None
 
@@ -221,6 +221,11 @@ class Tasks(Protocol):
 
 class Broker(Protocol):
     """A log with the topics of one streamgauge application."""
+
+    @property
+    def n_partitions(self) -> int:
+        """Partitions of each topic."""
+        ...
 
     def topics(self) -> list[TopicInfo]: ...
 

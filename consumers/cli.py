@@ -32,12 +32,14 @@ class _UsageError(click.ClickException):
 
 
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `-c` and `--data-dir`, and hand it the configuration they make."""
+    """Give a command `-c`, `--data-dir` and `--kafka`, and hand it the configuration they make."""
 
-    def with_config(config_path: Path | None, data_dir: Path | None, **options: Any) -> Any:
+    def with_config(
+        config_path: Path | None, data_dir: Path | None, kafka: str | None, **options: Any
+    ) -> Any:
         from consumers.settings import read_config
 
-        config = read_config(config_path, data_dir)
+        config = read_config(config_path, data_dir, kafka)
         return command(config, **options)
 
     update_wrapper(with_config, command)
@@ -46,9 +48,15 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(file_okay=False, path_type=Path),
         help="Folder of the embedded broker. [default: ./.streamgauge]",
     )(with_config)
+    with_kafka = click.option(
+        "--kafka",
+        metavar="HOST:PORT[,...]",
+        envvar="STREAMGAUGE_KAFKA_SERVERS",
+        help="Kafka's brokers, whatever the configuration says.",
+    )(with_data_dir)
     return click.option(
         "-c", "--config", "config_path", type=click.Path(path_type=Path), help="YAML file."
-    )(with_data_dir)
+    )(with_kafka)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -263,9 +271,46 @@ def config_schema() -> None:
     click.echo(json.dumps(Config.model_json_schema(), indent=2))
 
 
+@config.command("show")
+@_config_options
+def config_show(config: Config) -> None:
+    """Print the whole configuration in force, defaults included, as YAML."""
+    import yaml
+
+    click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), nl=False)
+
+
 @cli.group()
 def topics() -> None:
     """The broker's topics."""
+
+
+@topics.command("create")
+@click.option("--partitions", type=click.IntRange(1), help="Of every topic. [default: 6]")
+@click.option(
+    "--replication",
+    type=click.IntRange(1),
+    help="Of every topic. [default: 3, or as many as there are brokers]",
+)
+@_config_options
+def topics_create(config: Config, partitions: int | None, replication: int | None) -> None:
+    """Make the topics that Kafka lacks, with the settings that the promises need."""
+    from consumers.kafka_topics import Admin
+
+    with Admin(config) as admin:
+        made = admin.create(partitions, replication)
+    click.echo(f"made {', '.join(made)}" if made else "every topic is there already")
+
+
+@topics.command("check")
+@_config_options
+def topics_check(config: Config) -> None:
+    """Say whether Kafka's topics are as they must be, or what is wrong and how to mend it."""
+    from consumers.kafka_topics import Admin
+
+    with Admin(config) as admin:
+        n_partitions = admin.check()
+    click.echo(f"every topic is right, with {n_partitions} partitions")
 
 
 @topics.command("list")

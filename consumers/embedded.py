@@ -48,6 +48,7 @@ class EmbeddedBroker:
         Raises:
             BrokerError: the folder cannot be used, or does not fit the config.
         """
+        self.n_partitions = config.broker.partitions
         self._config = config
         self._folder = Path(config.broker.data_dir)
         self._databases: list[Database] = []

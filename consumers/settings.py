@@ -15,21 +15,36 @@ if TYPE_CHECKING:
 STATE_KEY_VARIABLE = "STREAMGAUGE_STATE_KEY"
 
 
-def read_config(path: Path | None = None, data_dir: Path | None = None) -> Config:
+def read_config(
+    path: Path | None = None, data_dir: Path | None = None, kafka: str | None = None
+) -> Config:
     """The configuration in a YAML file, or the defaults without one.
 
     Args:
         path: the file.
-        data_dir: the embedded broker's folder, whatever the file says.
+        data_dir: the broker's local folder, whatever the file says.
+        kafka: `HOST:PORT[,...]` of Kafka, whatever broker the file says; where that is Kafka as
+            well, its other settings hold.
 
     Raises:
         ConfigError: no such file, not YAML, or not a configuration.
     """
-    config = load_config(None if path is None else _parse(path))
+    data = None if path is None else _parse(path)
+    config = load_config(data if kafka is None else _on_kafka(data, kafka))
     if data_dir is not None:
         broker = config.broker.model_copy(update={"data_dir": str(data_dir)})
         config = config.model_copy(update={"broker": broker})
     return config
+
+
+def _on_kafka(data: object, bootstrap_servers: str) -> object:
+    """A parsed configuration with Kafka as its broker."""
+    if not isinstance(data, dict | None):
+        return data
+    broker = (data or {}).get("broker")
+    kept = broker if isinstance(broker, dict) and broker.get("kind") == "kafka" else {}
+    chosen = {**kept, "kind": "kafka", "bootstrap_servers": bootstrap_servers}
+    return {**(data or {}), "broker": chosen}
 
 
 def _parse(path: Path) -> object:
@@ -52,20 +67,28 @@ def open_broker(config: Config) -> Broker:
     Raises:
         BrokerError: it cannot be opened.
     """
+    if config.broker.kind == "kafka":
+        from consumers.kafka import KafkaBroker
+
+        return KafkaBroker(config)
     from consumers.embedded import EmbeddedBroker
 
     return EmbeddedBroker(config)
 
 
-def state_key(config: Config) -> bytes:
-    """The key that seals learners: from the environment, else kept in the broker's folder.
+def state_key(config: Config) -> bytes | None:
+    """The key that seals learners: from the environment, else kept in the embedded broker's folder.
 
-    A folder that can be written to needs no secret from elsewhere: who can change the state in it
-    can change the program as well.
+    On Kafka there is no key but the one of the environment: every worker must have the same, and
+    without it learners are not stored, and start afresh where a partition is taken over. A folder
+    that can be written to needs no secret from elsewhere: who can change the state in it can
+    change the program as well.
     """
     given = os.environ.get(STATE_KEY_VARIABLE)
     if given:
         return given.encode()
+    if config.broker.kind == "kafka":
+        return None
     path = Path(config.broker.data_dir) / "state.key"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

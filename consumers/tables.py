@@ -36,7 +36,7 @@ def topics_table(topics: Sequence[TopicInfo]) -> Table:
             topic.name,
             str(topic.n_partitions),
             f"{topic.n_records:,}",
-            decimal(topic.n_bytes),
+            "-" if topic.n_bytes is None else decimal(topic.n_bytes),
             _minute(topic.oldest_timestamp_ms),
             _minute(topic.newest_timestamp_ms),
         )

@@ -71,5 +71,5 @@ def _obstacle(entry: JournalEntry, n_commits: int, config: Config) -> str | None
 
 def verify_all(broker: Broker, config: Config, state_key: bytes | None) -> Iterator[Verified]:
     """Replay the journal of every partition."""
-    for partition in range(config.broker.partitions):
+    for partition in range(broker.n_partitions):
         yield verify(broker, config, partition, state_key)

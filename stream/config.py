@@ -107,6 +107,88 @@ class EmbeddedBroker(_Section):
     retention: Retention = Retention()
 
 
+class Secret(_Section):
+    """Where a secret is kept; the configuration never holds the secret itself."""
+
+    env: str | None = Field(None, description="name of an environment variable")
+    file: str | None = Field(
+        None, description="path of a file; a line break at its end is left out"
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Secret:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give exactly one of env and file")
+        return self
+
+
+class KafkaSecurity(_Section):
+    """How to speak to the brokers: encryption, and who we are."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ssl_cafile: str | None = Field(None, description="PEM; the system's authorities when not given")
+    ssl_certfile: str | None = Field(None, description="PEM; our certificate, for mutual TLS")
+    ssl_keyfile: str | None = Field(None, description="PEM; its key")
+    ssl_key_password: Secret | None = None
+    ssl_check_hostname: bool = True
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    sasl_username: str | None = None
+    sasl_password: Secret | None = None
+    sasl_token: Secret | None = Field(
+        None, description="for OAUTHBEARER; read anew for every connection"
+    )
+
+    @model_validator(mode="after")
+    def _relations(self) -> KafkaSecurity:
+        is_sasl = self.protocol.startswith("SASL")
+        if is_sasl != (self.sasl_mechanism is not None):
+            raise ValueError("sasl_mechanism goes with protocol SASL_PLAINTEXT or SASL_SSL")
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if self.sasl_token is None:
+                raise ValueError("sasl_mechanism OAUTHBEARER needs sasl_token")
+        elif is_sasl and (self.sasl_username is None or self.sasl_password is None):
+            raise ValueError(
+                f"sasl_mechanism {self.sasl_mechanism} needs sasl_username and sasl_password"
+            )
+        if "SSL" not in self.protocol.split("_") and (self.ssl_cafile or self.ssl_certfile):
+            raise ValueError("ssl_cafile and ssl_certfile go with protocol SSL or SASL_SSL")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile go together")
+        return self
+
+
+class KafkaBroker(_Section):
+    """Apache Kafka, 3.6 or newer."""
+
+    kind: Literal["kafka"]
+    bootstrap_servers: str = Field(
+        pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$", description="HOST:PORT[,HOST:PORT...]"
+    )
+    security: KafkaSecurity = KafkaSecurity()
+    partitions: int = Field(6, ge=1, le=1024, description="of every topic, when they are made")
+    replication: int | None = Field(
+        None,
+        ge=1,
+        description="of every topic, when they are made; 3, or as many as there are brokers",
+    )
+    timeout: DurationMs = Field("10s", description="before brokers that do not answer are an error")  # type: ignore[assignment]
+    session_timeout: DurationMs = Field(
+        "10s",  # type: ignore[assignment]
+        description="until the partitions of a worker that has gone silent go to another",
+    )
+    lost_input: Literal["stop", "skip"] = Field(
+        "stop", description="where Kafka has deleted input that no worker had processed yet"
+    )
+    retention: Retention = Retention()
+    data_dir: str = Field(
+        ".streamgauge", description="local folder of `mlflow.db`, without a tracking_uri"
+    )
+
+
+def _with_kind(broker: Any) -> Any:
+    return {"kind": "embedded", **broker} if isinstance(broker, dict) else broker
+
+
 class EventLimits(_Section):
     """What an event may look like before it is refused."""
 
@@ -300,7 +382,9 @@ class Config(_Section):
     """The whole configuration. An empty file is a valid one."""
 
     app: str = Field("streamgauge", pattern=r"^[A-Za-z0-9._-]{1,100}$")
-    broker: EmbeddedBroker = EmbeddedBroker()
+    broker: Annotated[
+        EmbeddedBroker | KafkaBroker, Field(discriminator="kind"), BeforeValidator(_with_kind)
+    ] = EmbeddedBroker()
     topics: Topics = Topics()
     events: EventLimits = EventLimits()
     models_max: int = Field(10_000, ge=1, description="models on one partition")
@@ -364,10 +448,18 @@ def load_config(data: Any) -> Config:
         raise ConfigError("\n".join(_explain(error))) from None
 
 
+def _fields(loc: tuple[int | str, ...]) -> list[str]:
+    """The path as it stands in the file: pydantic puts a union's kind into it."""
+    fields = [str(part) for part in loc]
+    if fields[:1] == ["broker"] and fields[1:2] in (["embedded"], ["kafka"]):
+        del fields[1]
+    return fields
+
+
 def _explain(error: ValidationError) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"]) or "config"
+        path = ".".join(_fields(item["loc"])) or "config"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; `streamgauge config schema` lists the known ones"

@@ -1,0 +1,103 @@
+"""The broker contract on Apache Kafka."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from consumers.broker import BrokerError, JournalEntry, TopicInfo
+from consumers.kafka_clients import TopicProducer, TopicReader
+from consumers.kafka_reading import RangeReader
+from consumers.kafka_tasks import KafkaTasks
+from consumers.kafka_topics import JOURNAL_SUFFIX, Admin, own_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from stream.config import Config
+    from stream.records import Record
+
+
+class KafkaBroker:
+    """The topics of one application on a Kafka cluster; see `consumers.broker.Broker`.
+
+    One thread at a time may use it, and each of its producers, readers and tasks.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Connect, and check the topics.
+
+        Raises:
+            BrokerError: the brokers cannot be reached, or refuse us, or the topics are not what
+                the promises need.
+        """
+        self._config = config
+        with Admin(config) as admin:
+            self.n_partitions = admin.check()
+        self._reader = RangeReader(config, "ranges")
+
+    def topics(self) -> list[TopicInfo]:
+        """The topics of the configuration."""
+        return [self._info(name) for name in self._config.topics.model_dump().values()]
+
+    def producer(self) -> TopicProducer:
+        return TopicProducer(self._config, frozenset(self._config.topics.model_dump().values()))
+
+    def reader(
+        self, topics: Sequence[str], *, group: str | None = None, from_start: bool = True
+    ) -> TopicReader:
+        """Follow `topics`, from the group's place, else from the start, else from the end.
+
+        Raises:
+            UnknownTopicError: one of the topics does not exist.
+            BrokerError: another reader of the group is at work.
+        """
+        return TopicReader(self._config, topics, group, from_start=from_start)
+
+    def tasks(self) -> KafkaTasks:
+        """Join the worker group `config.app`."""
+        return KafkaTasks(self._config)
+
+    def journal(self, partition: int) -> Iterator[JournalEntry]:
+        """Every committed batch of a partition whose input is retained, in order."""
+        topics = self._config.topics
+        oldest_prediction, _ = self._reader.bounds(topics.predictions, partition)
+        oldest_label, _ = self._reader.bounds(topics.labels, partition)
+        name = own_topic(self._config, JOURNAL_SUFFIX)
+        for record in self._reader.read(name, partition, *self._reader.bounds(name, partition)):
+            entry = msgspec.json.decode(record.value or b"", type=JournalEntry)
+            if entry.prediction_from >= oldest_prediction and entry.label_from >= oldest_label:
+                yield entry
+
+    def fetch(self, topic: str, partition: int, start_offset: int, end_offset: int) -> list[Record]:
+        """The records with start_offset <= offset < end_offset.
+
+        Raises:
+            UnknownTopicError: there is no such topic.
+            BrokerError: there is no such partition, or some of the records are no longer retained
+                or not yet written.
+        """
+        if start_offset >= end_offset:
+            return []
+        start, end = self._reader.bounds(topic, partition)
+        if not start <= start_offset <= end_offset <= end:
+            raise BrokerError(
+                f"{topic!r} partition {partition} is retained from offset {start} to {end}, and "
+                f"not from {start_offset} to {end_offset}"
+            )
+        return list(self._reader.read(topic, partition, start_offset, end_offset))
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _info(self, name: str) -> TopicInfo:
+        bounds = [self._reader.bounds(name, partition) for partition in range(self.n_partitions)]
+        n_records = sum(end - start for start, end in bounds)
+        return TopicInfo(name, self.n_partitions, n_records, None, None, None)

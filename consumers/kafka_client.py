@@ -1,0 +1,186 @@
+"""What every client of Kafka is made with, and what its errors mean to us."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kafka.errors as kafka_errors
+from kafka.net.sasl.oauth import AbstractTokenProvider
+
+from consumers.broker import BrokerError, BrokerTimeoutError, FencedError, UnknownTopicError
+from stream.config import ConfigError, KafkaBroker, duration_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stream.config import Config, KafkaSecurity, Secret
+
+REQUEST_TIMEOUT_MS = 5_000
+
+_FENCED = (
+    kafka_errors.ProducerFencedError,
+    kafka_errors.InvalidProducerEpochError,
+    kafka_errors.InvalidTxnStateError,
+    kafka_errors.InvalidProducerIdMappingError,
+)
+
+# At DEBUG the clients log all that they are configured with, passwords among it.
+logging.getLogger("kafka").setLevel(logging.WARNING)
+
+
+def settings_of(config: Config) -> KafkaBroker:
+    """The section `broker`, which says that the broker is Kafka.
+
+    Raises:
+        ConfigError: it says otherwise.
+    """
+    if not isinstance(config.broker, KafkaBroker):
+        raise ConfigError("broker.kind: this is for `kafka`, set it and broker.bootstrap_servers")
+    return config.broker
+
+
+def client_options(config: Config, role: str) -> dict[str, Any]:
+    """Keyword arguments for any client of kafka-python.
+
+    Args:
+        config: the whole configuration.
+        role: what the client is for; part of its `client_id`, which brokers log.
+
+    Raises:
+        ConfigError: a secret is not where the configuration says.
+    """
+    settings = settings_of(config)
+    return {
+        "bootstrap_servers": settings.bootstrap_servers.split(","),
+        # Brokers log it, and other workers name it where it is in their way.
+        "client_id": f"{config.app}-{role}-{os.getpid()}",
+        "bootstrap_timeout_ms": settings.timeout,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        # A broker that comes back is found within a second, not within the default of thirty.
+        "reconnect_backoff_max_ms": 1_000,
+        "metadata_max_age_ms": 30_000,
+        **_security_options(settings.security),
+    }
+
+
+def consumer_options(config: Config, role: str) -> dict[str, Any]:
+    """Keyword arguments for `KafkaConsumer`: raw bytes, committed records, explicit positions."""
+    return {
+        **client_options(config, role),
+        "isolation_level": "read_committed",
+        "auto_offset_reset": "none",
+        "enable_auto_commit": False,
+        "allow_auto_create_topics": False,
+        "fetch_max_wait_ms": 100,
+        "max_partition_fetch_bytes": 4 << 20,
+        "metrics_enabled": False,
+    }
+
+
+def producer_options(config: Config, role: str) -> dict[str, Any]:
+    """Keyword arguments for `KafkaProducer`: idempotent, all replicas, few requests."""
+    return {
+        **client_options(config, role),
+        "allow_auto_create_topics": False,
+        "acks": "all",
+        "compression_type": "lz4",
+        "linger_ms": 20,
+        "batch_size": 1 << 18,
+        "max_request_size": 4 << 20,
+        "metrics_enabled": False,
+    }
+
+
+def _security_options(security: KafkaSecurity) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "security_protocol": security.protocol,
+        "ssl_check_hostname": security.ssl_check_hostname,
+        "ssl_cafile": security.ssl_cafile,
+        "ssl_certfile": security.ssl_certfile,
+        "ssl_keyfile": security.ssl_keyfile,
+        "ssl_password": _secret("ssl_key_password", security.ssl_key_password),
+        "sasl_mechanism": security.sasl_mechanism,
+        "sasl_plain_username": security.sasl_username,
+        "sasl_plain_password": _secret("sasl_password", security.sasl_password),
+    }
+    if security.sasl_token is not None:
+        options["sasl_oauth_token_provider"] = _Token(security.sasl_token)
+    return options
+
+
+class _Token(AbstractTokenProvider):  # type: ignore[misc]
+    """A bearer token, read when a connection is made: whoever renews it just writes it anew."""
+
+    def __init__(self, where: Secret) -> None:
+        self._where = where
+        self.token()
+
+    def token(self) -> str:
+        return _secret("sasl_token", self._where) or ""
+
+
+def _secret(name: str, where: Secret | None) -> str | None:
+    """The secret itself.
+
+    Raises:
+        ConfigError: it is not where the configuration says.
+    """
+    if where is None:
+        return None
+    path = f"broker.security.{name}"
+    if where.env is not None:
+        value = os.environ.get(where.env)
+        if not value:
+            raise ConfigError(f"{path}.env: the environment variable {where.env} is not set")
+        return value
+    try:
+        return Path(where.file or "").read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{path}.file: {where.file}: cannot be read: {reason}") from None
+
+
+@contextmanager
+def errors_in_words(config: Config) -> Iterator[None]:
+    """Make the client's errors the broker contract's.
+
+    Raises:
+        FencedError: another producer has taken this one's place.
+        BrokerTimeoutError: the brokers did not answer, or not in time; trying again may help.
+        UnknownTopicError: there is no such topic.
+        BrokerError: any other refusal.
+    """
+    try:
+        yield
+    except kafka_errors.KafkaError as error:
+        raise explained(error, config) from error
+    except OSError as error:
+        # A certificate that is not there, or not one.
+        raise BrokerError(f"Kafka at {settings_of(config).bootstrap_servers}: {error}") from error
+
+
+def explained(error: BaseException, config: Config) -> BrokerError:
+    """An error of the client as one of the broker contract's."""
+    settings = settings_of(config)
+    where = f"Kafka at {settings.bootstrap_servers}"
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, _FENCED):
+        return FencedError(f"another worker has taken the partition over ({what})")
+    if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
+        return UnknownTopicError(
+            f"{where} lacks a topic ({what}); `streamgauge topics create` makes them all"
+        )
+    if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
+        return BrokerError(f"{where} does not accept our credentials; see broker.security")
+    if isinstance(error, kafka_errors.AuthorizationError):
+        return BrokerError(f"{where} does not allow this ({what}); grant it to our user")
+    if isinstance(error, kafka_errors.KafkaTimeoutError | kafka_errors.RetriableError):
+        return BrokerTimeoutError(
+            f"{where} did not answer within {duration_text(settings.timeout)} ({what}); "
+            "check that it runs, broker.bootstrap_servers and broker.security"
+        )
+    return BrokerError(f"{where}: {what}")

@@ -1,0 +1,245 @@
+"""Producers and readers of Kafka."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.structs import OffsetAndMetadata
+
+from consumers.broker import BrokerError, UnknownTopicError
+from consumers.kafka_client import (
+    consumer_options,
+    errors_in_words,
+    explained,
+    producer_options,
+    settings_of,
+)
+from consumers.kafka_reading import as_records
+from consumers.kafka_topics import Admin
+from consumers.kafka_transaction import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stream.config import Config
+    from stream.records import Headers, Record
+
+_QUEUE_MAX = 1000
+_POLL_MS = 100
+
+
+class TopicProducer:
+    """Writes records to Kafka; see `consumers.broker.Producer`.
+
+    A record whose acknowledgement was lost is sent once more by the next `flush`: the join counts
+    it as a duplicate.
+    """
+
+    def __init__(self, config: Config, topics: frozenset[str]) -> None:
+        self._config = config
+        self._topics = topics
+        self._queued: list[Row] = []
+        with errors_in_words(config):
+            self._producer = KafkaProducer(
+                **{
+                    **producer_options(config, "producer"),
+                    "delivery_timeout_ms": settings_of(config).timeout,
+                    "max_block_ms": settings_of(config).timeout,
+                }
+            )
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Headers = (),
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """Queue a record; equal keys go to the same partition. `timestamp_ms` None means now.
+
+        When a thousand records are queued they are flushed first.
+
+        Raises:
+            UnknownTopicError: there is no such topic.
+            BrokerTimeoutError: the queue was full and could not be written in time; this record
+                is not queued, the others still are.
+        """
+        if topic not in self._topics:
+            raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
+        if len(self._queued) >= _QUEUE_MAX:
+            self.flush()
+        if timestamp_ms is None:
+            timestamp_ms = time.time_ns() // 1_000_000
+        # Kafka has no record with neither a key nor a value.
+        self._queued.append(
+            Row(topic, b"" if key is value is None else key, value, headers, timestamp_ms)
+        )
+
+    def flush(self) -> None:
+        """Write what is queued; when it returns, readers see it.
+
+        Raises:
+            BrokerTimeoutError: not written in time; what was not acknowledged is still queued.
+        """
+        if not self._queued:
+            return
+        with errors_in_words(self._config):
+            sent = [(row, self._send(row)) for row in self._queued]
+            try:
+                self._producer.flush(timeout=settings_of(self._config).timeout / 1000)
+            finally:
+                self._queued = [row for row, future in sent if not future.succeeded()]
+            errors = [future.exception for _, future in sent if future.failed()]
+        if errors:
+            raise explained(errors[0], self._config)
+
+    def close(self) -> None:
+        """Let the connections go; what is queued is not written."""
+        self._producer.close(timeout=1.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Flush."""
+        try:
+            self.flush()
+        finally:
+            self.close()
+
+    def _send(self, row: Row) -> Any:
+        return self._producer.send(
+            row.topic, row.value, row.key, list(row.headers), timestamp_ms=row.timestamp_ms
+        )
+
+
+class TopicReader:
+    """Follows whole topics on Kafka; see `consumers.broker.Reader`."""
+
+    def __init__(
+        self, config: Config, topics: Sequence[str], group: str | None, *, from_start: bool
+    ) -> None:
+        self._config = config
+        self._group = group
+        self._timeout_ms = settings_of(config).timeout
+        with errors_in_words(config):
+            self._consumer = KafkaConsumer(
+                **{
+                    **consumer_options(config, f"reader-{group or 'alone'}"),
+                    "group_id": group,
+                    "auto_offset_reset": "earliest" if from_start else "latest",
+                }
+            )
+        try:
+            self._join(topics)
+        except BaseException:
+            self.close()
+            raise
+
+    def poll(self, timeout_s: float, max_records: int = 1000) -> list[Record]:
+        """Up to `max_records` unread records, in offset order within a partition.
+
+        Waits up to `timeout_s` for the first one, or longer where there is one that is only slow
+        to come; an empty list means that none was left.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        give_up_s = deadline_s + self._timeout_ms / 1000
+        with errors_in_words(self._config):
+            while True:
+                left_s = deadline_s - time.monotonic()
+                polled = self._consumer.poll(
+                    max(0, min(_POLL_MS, round(left_s * 1000))), max_records
+                )
+                if polled:
+                    return [r for records in polled.values() for r in as_records(records)]
+                if left_s <= 0 and (self._is_at_end() or time.monotonic() > give_up_s):
+                    return []
+
+    def commit(self) -> None:
+        """Remember, for the group, that everything polled so far has been dealt with.
+
+        Raises:
+            BrokerTimeoutError: not written in time; the group's place may be as it was.
+        """
+        if self._group is None:
+            return
+        with errors_in_words(self._config):
+            offsets = {
+                where: OffsetAndMetadata(self._consumer.position(where), "", -1)
+                for where in self._consumer.assignment()
+            }
+            self._consumer.commit(offsets, timeout_ms=self._timeout_ms)
+
+    def close(self) -> None:
+        """Let another reader of the group in."""
+        self._consumer.close(autocommit=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _is_at_end(self) -> bool:
+        partitions = self._consumer.assignment()
+        ends = self._consumer.end_offsets(list(partitions), self._timeout_ms)
+        return all((self._consumer.position(where) or 0) >= ends[where] for where in partitions)
+
+    def _join(self, topics: Sequence[str]) -> None:
+        """Have every partition of the topics.
+
+        Raises:
+            UnknownTopicError: one of them does not exist.
+            BrokerError: another reader of the group is at work.
+        """
+        with errors_in_words(self._config):
+            wanted = [
+                TopicPartition(topic, partition)
+                for topic in dict.fromkeys(topics)
+                for partition in self._partitions(topic)
+            ]
+        if self._group is None:
+            self._consumer.assign(wanted)
+        else:
+            self._wait_for_others()
+            self._consumer.subscribe(list(dict.fromkeys(topics)))
+        with errors_in_words(self._config):
+            self._wait_for(set(wanted))
+            for where in wanted:
+                # Now, and not with the first poll: what is written from here on is new.
+                self._consumer.position(where, timeout_ms=self._timeout_ms)
+
+    def _partitions(self, topic: str) -> list[int]:
+        partitions = self._consumer.partitions_for_topic(topic)
+        if not partitions:
+            raise UnknownTopicError(f"no topic {topic!r}; `streamgauge topics list` shows what is")
+        return sorted(partitions)
+
+    def _wait_for_others(self) -> None:
+        """Let a reader that was killed time out of the group.
+
+        Raises:
+            BrokerError: it is still there after that.
+        """
+        deadline_s = time.monotonic() + 2 * settings_of(self._config).session_timeout / 1000
+        with Admin(self._config) as admin:
+            while members := admin.members(self._group or ""):
+                if time.monotonic() > deadline_s:
+                    raise BrokerError(
+                        f"another reader of group {self._group!r} is at work "
+                        f"({', '.join(members)}); stop it, or read with another group"
+                    )
+                time.sleep(0.2)
+
+    def _wait_for(self, wanted: set[TopicPartition]) -> None:
+        deadline_s = time.monotonic() + self._timeout_ms / 1000
+        while self._consumer.assignment() != wanted:
+            if time.monotonic() > deadline_s:
+                raise BrokerError(
+                    f"another reader of group {self._group!r} has joined at the same time; stop "
+                    "it, or read with another group"
+                )
+            self._consumer.poll(_POLL_MS, max_records=1)

@@ -1,0 +1,107 @@
+"""Reading ranges of partitions whose end is known: changelogs, journals, past input."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from kafka import KafkaConsumer, TopicPartition
+
+from consumers.broker import BrokerError, BrokerTimeoutError
+from consumers.kafka_client import consumer_options, errors_in_words, settings_of
+from stream.config import duration_text
+from stream.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
+
+    from stream.config import Config
+
+_POLL_MS = 200
+_POLL_RECORDS = 5_000
+
+
+def as_records(polled: Iterable[Any]) -> list[Record]:
+    """What kafka-python polled as our records; a header's null value is empty."""
+    return [
+        Record(
+            r.topic,
+            r.partition,
+            r.offset,
+            r.timestamp,
+            r.key,
+            r.value,
+            tuple([(name, value or b"") for name, value in r.headers]) if r.headers else (),
+        )
+        for r in polled
+    ]
+
+
+class RangeReader:
+    """Reads one partition at a time, from one offset to another.
+
+    Its end offsets are those of uncommitted records too: what it has read up to there is all that
+    was written before, committed or aborted.
+    """
+
+    def __init__(self, config: Config, role: str) -> None:
+        self._config = config
+        self._timeout_ms = settings_of(config).timeout
+        with errors_in_words(config):
+            self._consumer = KafkaConsumer(**consumer_options(config, role))
+            self._any_consumer = KafkaConsumer(
+                **{**consumer_options(config, f"{role}-end"), "isolation_level": "read_uncommitted"}
+            )
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """The oldest retained offset, and the one after the newest record, committed or not."""
+        where = TopicPartition(topic, partition)
+        with errors_in_words(self._config):
+            start = self._any_consumer.beginning_offsets([where], self._timeout_ms)[where]
+            end = self._any_consumer.end_offsets([where], self._timeout_ms)[where]
+        return start, end
+
+    def committed_ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """For each partition the offset after the newest record that can be read now."""
+        with errors_in_words(self._config):
+            ends: dict[TopicPartition, int] = self._consumer.end_offsets(
+                partitions, self._timeout_ms
+            )
+        return ends
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
+        """The committed records with start <= offset < end.
+
+        Raises:
+            BrokerTimeoutError: for the whole time-out nothing came.
+            BrokerError: some of them are no longer retained.
+        """
+        where = TopicPartition(topic, partition)
+        if start >= end:
+            return
+        self._consumer.assign([where])
+        self._consumer.seek(where, start)
+        deadline_s = time.monotonic() + self._timeout_ms / 1000
+        position = start
+        try:
+            while position < end:
+                with errors_in_words(self._config):
+                    polled = self._consumer.poll(_POLL_MS, _POLL_RECORDS).get(where, [])
+                    before, position = position, self._consumer.position(where)
+                if position is None:
+                    raise BrokerError(f"{topic!r} partition {partition}: {start} is not retained")
+                yield from (record for record in as_records(polled) if record.offset < end)
+                if position > before:
+                    deadline_s = time.monotonic() + self._timeout_ms / 1000
+                elif time.monotonic() > deadline_s:
+                    raise BrokerTimeoutError(
+                        f"{topic!r} partition {partition} gave nothing after offset {position} for "
+                        f"{duration_text(self._timeout_ms)}"
+                    )
+        finally:
+            self._consumer.unsubscribe()
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False)
+        self._any_consumer.close(autocommit=False)

@@ -1,0 +1,289 @@
+"""The worker's side of Kafka: partitions are assigned, taken over, polled and committed.
+
+Take-over of a partition, between polls: fence whoever wrote for it before, read its changelog to
+the end, go on from the position found there. Whatever happens to a commit whose outcome is not
+known, the next take-over finds out. The group only says who should work on what.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import msgspec
+
+from consumers.broker import (
+    Batch,
+    BrokerError,
+    BrokerTimeoutError,
+    FencedError,
+    JournalEntry,
+    Position,
+    Rebalance,
+    TakenOver,
+)
+from consumers.kafka_changelog import Changelog
+from consumers.kafka_input import Input, InputReader
+from consumers.kafka_membership import Membership
+from consumers.kafka_reading import RangeReader
+from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
+from consumers.kafka_transaction import PartitionWriter, Row
+from stream.align import cut
+
+if TYPE_CHECKING:
+    from consumers.broker import Commit
+    from stream.config import Config
+    from stream.records import Output
+
+log = logging.getLogger(__name__)
+
+_JOIN_POLL_S = 0.2
+_NOTE_EVERY_S = 1.0
+_RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
+# Gathering more input than one poll gives makes commits fewer; it ends soon in any case.
+_GATHER_S = 0.1
+# Headers and key of a dead letter beside its value, and the batch around it.
+_VALUE_BYTES_MAX = 3_900_000
+
+
+class _Task(NamedTuple):
+    """One owned partition."""
+
+    writer: PartitionWriter
+    changelog: Changelog
+    predictions: Input
+    labels: Input
+
+
+class _Retry(NamedTuple):
+    """A take-over that failed: when to try again, and how long to wait after that."""
+
+    at_s: float
+    delay_s: float
+
+
+class KafkaTasks:
+    """One worker's share of the input partitions; see `consumers.broker.Tasks`."""
+
+    def __init__(self, config: Config) -> None:
+        """Join the worker group `config.app`.
+
+        Raises:
+            BrokerError: the brokers cannot be reached, or refuse us.
+        """
+        self._config = config
+        self._tasks: dict[int, _Task] = {}
+        self._positions: dict[int, Position] = {}
+        self._retries: dict[int, _Retry] = {}
+        self._lost: set[int] = set()
+        self._next_note_s = 0.0
+        self._may_have_more = False
+        self._reader = RangeReader(config, "restore")
+        self._input = InputReader(config)
+        self._membership = Membership(config)
+
+    def rebalance(self) -> Rebalance:
+        """Partitions won (fenced and restored) and lost since the last call.
+
+        A partition whose take-over fails for now is tried again by a later call.
+
+        Raises:
+            BrokerError: the brokers refuse us, or a partition's state is not what was committed.
+        """
+        self._membership.poll(0.0 if self._tasks else _JOIN_POLL_S)
+        assigned = self._membership.assigned()
+        gone = self._membership.take_revoked() | (self._tasks.keys() - assigned)
+        for partition in gone & self._tasks.keys():
+            self._give_up(partition)
+        taken_over = {}
+        for partition in sorted(assigned - self._tasks.keys()):
+            won = self._try_to_take_over(partition)
+            if won is not None:
+                taken_over[partition] = won
+        lost, self._lost = tuple(sorted(self._lost)), set()
+        return Rebalance(taken_over, lost)
+
+    def poll(self, timeout_s: float) -> list[Batch]:
+        """The next batch of each owned partition that has unread input, and no others.
+
+        Raises:
+            BrokerTimeoutError: the brokers did not answer in time.
+            BrokerError: input was deleted before it was processed.
+        """
+        self._note_positions()
+        deadline_s = time.monotonic() + timeout_s
+        batches = self._read(0.0 if self._may_have_more else timeout_s)
+        while not batches and (left_s := deadline_s - time.monotonic()) > 0:
+            batches = self._read(left_s)
+        self._may_have_more = bool(batches)
+        return batches
+
+    def _read(self, timeout_s: float) -> list[Batch]:
+        self._input.read(timeout_s, gather_s=_GATHER_S)
+        for partition in self._input.take_out_of_range():
+            log.warning("partition %d: its next input is gone; taking it over anew", partition)
+            self.release(partition)
+        batches = (self._next_batch(partition, task) for partition, task in self._tasks.items())
+        return [batch for batch in batches if batch.predictions or batch.labels]
+
+    def idle(self) -> bool:
+        """Whether every assigned partition has been polled to the end of both of its inputs.
+
+        Raises:
+            BrokerError: all others have been, but a damaged record stops one of them.
+        """
+        if not self._membership.is_stable or self._membership.assigned() != self._tasks.keys():
+            return False
+        corrupt = self._input.corrupt
+        inputs = [i for task in self._tasks.values() for i in (task.predictions, task.labels)]
+        sound = [i for i in inputs if i.where.partition not in corrupt]
+        ends = self._reader.committed_ends([i.where for i in sound]) if sound else {}
+        if any(i.ahead or self._input.position(i) < ends[i.where] for i in sound):
+            return False
+        if corrupt:
+            raise BrokerError("; ".join(corrupt.values()))
+        return True
+
+    def commit(self, partition: int, commit: Commit) -> None:
+        """Write the outputs, the changed state, the position and the journal entry, or nothing.
+
+        Raises:
+            FencedError: another worker owns the partition now, or the position does not follow
+                the last one.
+            BrokerError: whether it was written is not known; release the partition, and its next
+                take-over tells.
+        """
+        task = self._tasks.get(partition)
+        if task is None:
+            raise FencedError(f"partition {partition} is not owned by this worker")
+        previous = self._positions[partition]
+        if commit.position.sequence != previous.sequence + 1:
+            raise FencedError(
+                f"partition {partition} stands at commit {previous.sequence}, and commit "
+                f"{commit.position.sequence} does not follow it; nothing was written"
+            )
+        rows = [_row(output) for output in commit.outputs]
+        rows += task.changelog.rows(commit)
+        rows.append(self._journal_row(partition, previous, commit.position))
+        try:
+            task.writer.write(rows)
+        except BaseException:
+            # What the changelog object now takes as written may not be.
+            self._give_up(partition)
+            raise
+        self._positions[partition] = commit.position
+
+    def release(self, partition: int) -> None:
+        """Give a partition up, owned or not; the next `rebalance` may take it over anew."""
+        self._give_up(partition)
+
+    def close(self) -> None:
+        """Leave the group; others take the partitions over at once."""
+        for task in self._tasks.values():
+            task.writer.close()
+        self._membership.note(self._positions)
+        self._tasks.clear()
+        self._membership.close()
+        self._input.close()
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _try_to_take_over(self, partition: int) -> TakenOver | None:
+        """The partition's committed state, or None where it cannot be had for now."""
+        retry = self._retries.get(partition, _Retry(0.0, _RETRY_MIN_S))
+        if time.monotonic() < retry.at_s:
+            return None
+        try:
+            taken_over = self._take_over(partition)
+        except (BrokerTimeoutError, FencedError) as error:
+            log.warning("partition %d: not taken over yet: %s", partition, error)
+            delay_s = min(2 * retry.delay_s, _RETRY_MAX_S)
+            self._retries[partition] = _Retry(time.monotonic() + retry.delay_s, delay_s)
+            return None
+        self._retries.pop(partition, None)
+        return taken_over
+
+    def _take_over(self, partition: int) -> TakenOver:
+        writer = PartitionWriter(self._config, partition)
+        try:
+            changelog, taken_over = self._restore(partition)
+            predictions, labels = self._input.open(partition, taken_over.position)
+        except BaseException:
+            writer.abandon()
+            raise
+        self._tasks[partition] = _Task(writer, changelog, predictions, labels)
+        self._positions[partition] = taken_over.position
+        return taken_over
+
+    def _restore(self, partition: int) -> tuple[Changelog, TakenOver]:
+        """Read the changelog; only after the fencing, so that nothing is added to it meanwhile."""
+        topic = own_topic(self._config, STATE_SUFFIX)
+        changelog = Changelog(topic)
+        start, end = self._reader.bounds(topic, partition)
+        taken_over = changelog.restore(self._reader.read(topic, partition, start, end))
+        if taken_over is not None:
+            return changelog, taken_over
+        if start > 0:
+            raise BrokerError(
+                f"{topic!r} partition {partition} begins at offset {start}: the state that it held "
+                "was deleted. Restore it from a copy, or start anew under another `app`"
+            )
+        return changelog, TakenOver(self._input.start_position(partition), {})
+
+    def _next_batch(self, partition: int, task: _Task) -> Batch:
+        n_predictions, n_labels = cut(
+            task.predictions.ahead,
+            task.labels.ahead,
+            more_predictions=self._input.more(task.predictions),
+            more_labels=self._input.more(task.labels),
+            max_records=self._config.worker.batch_max,
+        )
+        return Batch(
+            partition,
+            task.predictions.take(n_predictions),
+            task.labels.take(n_labels),
+            at_end=not (task.predictions.ahead or task.labels.ahead),
+        )
+
+    def _journal_row(self, partition: int, previous: Position, position: Position) -> Row:
+        entry = JournalEntry(
+            partition,
+            position.sequence,
+            previous.prediction_offset,
+            position.prediction_offset,
+            previous.label_offset,
+            position.label_offset,
+            position.state_digest,
+            position.config_digest,
+        )
+        topic = own_topic(self._config, JOURNAL_SUFFIX)
+        return Row(topic, None, msgspec.json.encode(entry))
+
+    def _note_positions(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next_note_s:
+            self._next_note_s = now_s + _NOTE_EVERY_S
+            self._membership.note(self._positions)
+
+    def _give_up(self, partition: int) -> None:
+        task = self._tasks.pop(partition, None)
+        self._positions.pop(partition, None)
+        self._input.close_partition(partition)
+        if task is not None:
+            task.writer.abandon()
+            self._lost.add(partition)
+
+
+def _row(output: Output) -> Row:
+    topic, key, value, headers, timestamp_ms = output
+    if len(value) > _VALUE_BYTES_MAX:
+        # Only a dead letter can be so large; the whole record stays where it came from.
+        headers = (*headers, ("truncated_from", str(len(value)).encode()))
+        value = value[:_VALUE_BYTES_MAX]
+    return Row(topic, key, value, headers, timestamp_ms)

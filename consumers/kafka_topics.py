@@ -1,0 +1,210 @@
+"""The topics on Kafka: made with the settings that the promises need, and checked for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource
+from kafka.errors import TopicAlreadyExistsError
+
+from consumers.broker import BrokerError
+from consumers.kafka_client import client_options, errors_in_words, settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from stream.config import Config
+
+STATE_SUFFIX = "state"
+JOURNAL_SUFFIX = "journal"
+VERSION_MIN = (3, 6)
+
+_REPLICATION_WANTED = 3
+# A chunk of state and a dead letter are larger than the largest record of the input.
+_RECORD_BYTES_MAX = 4 << 20
+_RECORD_BYTES_MIN = 1_000_000
+
+
+def own_topic(config: Config, suffix: str) -> str:
+    """The name of a topic that only streamgauge's workers read: their state and their journal."""
+    return f"{config.app}-{suffix}"
+
+
+class TopicPlan(NamedTuple):
+    """A topic as it should be."""
+
+    name: str
+    n_partitions: int
+    replication: int
+    configs: dict[str, str]
+
+
+def plan_topics(config: Config, n_partitions: int, replication: int) -> list[TopicPlan]:
+    """Every topic, with the settings that it is made with."""
+    retention = settings_of(config).retention
+    common = {
+        "max.message.bytes": str(_RECORD_BYTES_MAX),
+        "min.insync.replicas": str(min(2, replication)),
+        "unclean.leader.election.enable": "false",
+    }
+    kept = {
+        **common,
+        "cleanup.policy": "delete",
+        "retention.ms": str(retention.age),
+        "retention.bytes": str(max(1, retention.size_mb * 1_000_000 // n_partitions)),
+    }
+    compacted = {
+        **common,
+        "cleanup.policy": "compact",
+        # Small segments and a low ratio: a take-over reads what is not yet compacted as well.
+        "segment.bytes": str(32 << 20),
+        "min.cleanable.dirty.ratio": "0.2",
+        "max.compaction.lag.ms": "600000",
+    }
+    names = {**config.topics.model_dump(), JOURNAL_SUFFIX: own_topic(config, JOURNAL_SUFFIX)}
+    plans = [TopicPlan(name, n_partitions, replication, kept) for name in names.values()]
+    state = own_topic(config, STATE_SUFFIX)
+    return [*plans, TopicPlan(state, n_partitions, replication, compacted)]
+
+
+class Admin:
+    """Makes and checks topics; a context manager."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        with errors_in_words(config):
+            self._client = KafkaAdminClient(**client_options(config, "admin"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._client.close()
+
+    def n_brokers(self) -> int:
+        with errors_in_words(self._config):
+            return len(self._client.describe_cluster()["brokers"])
+
+    def create(self, n_partitions: int | None, replication: int | None) -> list[str]:
+        """Make the topics that are missing; their names.
+
+        Args:
+            n_partitions: of every topic; where None, as many as topics that exist have, else as
+                the configuration says.
+            replication: of every topic; where None as the configuration says, else 3, or the
+                number of brokers where that is smaller.
+
+        Raises:
+            BrokerError: a topic exists with settings that would break a promise; nothing is made.
+        """
+        settings = settings_of(self._config)
+        n_brokers = self.n_brokers()
+        replication = replication or settings.replication or min(_REPLICATION_WANTED, n_brokers)
+        existing = self._existing()
+        counts = [len(topic["partitions"]) for topic in existing.values()]
+        n_partitions = n_partitions or (max(counts) if counts else settings.partitions)
+        plans = plan_topics(self._config, n_partitions, replication)
+        problems = list(self._problems(existing, n_partitions))
+        if problems:
+            raise BrokerError("; ".join(problems))
+        missing = [plan for plan in plans if plan.name not in existing]
+        if missing:
+            self._make(missing)
+        return [plan.name for plan in missing]
+
+    def check(self) -> int:
+        """Whether all topics are there and right; how many partitions each has.
+
+        Raises:
+            BrokerError: what is wrong, and what to do.
+        """
+        existing = self._existing()
+        wanted = (plan.name for plan in plan_topics(self._config, 1, 1))
+        missing = [name for name in wanted if name not in existing]
+        if missing:
+            raise BrokerError(
+                f"Kafka has no topic {', '.join(missing)}; `streamgauge topics create` makes them"
+            )
+        n_partitions = len(existing[self._config.topics.predictions]["partitions"])
+        problems = list(self._problems(existing, n_partitions))
+        if problems:
+            raise BrokerError("; ".join(problems))
+        return n_partitions
+
+    def members(self, group: str) -> list[str]:
+        """Who is in a consumer group."""
+        with errors_in_words(self._config):
+            described = self._client.describe_groups([group])[group]
+        return [
+            f"process {m['client_id'].rpartition('-')[2]} on {m['client_host'].strip('/')}"
+            for m in described["members"]
+        ]
+
+    def _existing(self) -> dict[str, dict[str, Any]]:
+        wanted = {plan.name for plan in plan_topics(self._config, 1, 1)}
+        with errors_in_words(self._config):
+            names = sorted(wanted.intersection(self._client.list_topics()))
+            described = self._client.describe_topics(names) if names else []
+        return {topic["name"]: topic for topic in described}
+
+    def _make(self, plans: list[TopicPlan]) -> None:
+        wanted = {
+            plan.name: {
+                "num_partitions": plan.n_partitions,
+                "replication_factor": plan.replication,
+                "configs": plan.configs,
+            }
+            for plan in plans
+        }
+        with errors_in_words(self._config):
+            try:
+                self._client.create_topics(wanted)
+            except TopicAlreadyExistsError:
+                # Another process has made them at the same time; what matters is how they are.
+                self.check()
+            self._client.wait_for_topics(list(wanted))
+
+    def _problems(self, existing: Mapping[str, dict[str, Any]], n_partitions: int) -> Iterator[str]:
+        """What is wrong with topics that exist, each with the fix."""
+        for name, topic in existing.items():
+            n = len(topic["partitions"])
+            if n != n_partitions:
+                yield (
+                    f"{name} has {n} partitions and not {n_partitions}; a model's records must "
+                    "have the same partition in every topic: give all of them the same number"
+                )
+        if not existing:
+            return
+        configs = self._configs(list(existing))
+        state = own_topic(self._config, STATE_SUFFIX)
+        for name, config in configs.items():
+            yield from _setting_problems(name, config, is_state=name == state)
+
+    def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
+        resources = [ConfigResource("TOPIC", name) for name in names]
+        with errors_in_words(self._config):
+            described = self._client.describe_configs(resources, config_filter="all")
+        return (
+            {
+                name: {key: item["value"] for key, item in entries.items()}
+                for name, entries in zip(names, described, strict=True)
+            }
+            if isinstance(described, list)
+            else {
+                name: {key: item["value"] for key, item in entries.items()}
+                for name, entries in described["topic"].items()
+            }
+        )
+
+
+def _setting_problems(name: str, config: Mapping[str, str], *, is_state: bool) -> Iterator[str]:
+    policies = set(config["cleanup.policy"].split(","))
+    if is_state and policies != {"compact"}:
+        yield f"{name}: cleanup.policy must be compact alone, or state is deleted by age"
+    if not is_state and "compact" in policies:
+        yield f"{name}: cleanup.policy must be delete, or records of a model replace each other"
+    if int(config["max.message.bytes"]) < _RECORD_BYTES_MIN:
+        yield f"{name}: max.message.bytes must be {_RECORD_BYTES_MIN} or more"
+    if config["unclean.leader.election.enable"] == "true":
+        yield f"{name}: unclean.leader.election.enable must be false, or committed records are lost"
