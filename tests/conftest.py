@@ -1,0 +1,62 @@
+"""Brokers that the tests share, started when the first test asks for one."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tests.kafka.cluster import Cluster
+from tests.kafka.jars import KafkaUnavailableError
+
+
+@dataclass(frozen=True)
+class OutsideCluster:
+    """A cluster that somebody else runs, known by its address alone."""
+
+    bootstrap: str
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory):
+    """One broker for all tests: ours, or the cluster at $STREAMGAUGE_KAFKA."""
+    outside = os.environ.get("STREAMGAUGE_KAFKA")
+    if outside:
+        yield OutsideCluster(outside)
+        return
+    with _own_cluster(tmp_path_factory, 1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def kafka_cluster3(tmp_path_factory):
+    """Three brokers that a test may hurt, and leaves whole behind it."""
+    with _own_cluster(tmp_path_factory, 3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def kafka_prefix(request):
+    """What the names of a test's topics, groups and transactions begin with: no other's do."""
+    test = re.sub(r"[^a-zA-Z0-9]+", "-", request.node.name).strip("-")[:60]
+    return f"{test}-{uuid.uuid4().hex[:8]}"
+
+
+@contextmanager
+def _own_cluster(tmp_path_factory, n_brokers):
+    cluster = Cluster(tmp_path_factory.mktemp(f"kafka-{n_brokers}"), n_brokers)
+    try:
+        cluster.start()
+    except KafkaUnavailableError as error:
+        # Where a green run must mean that Kafka was tried, a skip would hide that it was not.
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI=true, and {error}")
+        pytest.skip(f"{error}; or set STREAMGAUGE_KAFKA=HOST:PORT")
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
