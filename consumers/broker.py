@@ -80,15 +80,11 @@ class TakenOver:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Unread input of one partition, in offset order, cut so that the two topics keep step.
-
-    `at_end` says that nothing more can be read of either topic at the moment.
-    """
+    """Unread input of one partition, in offset order, cut so that the two topics keep step."""
 
     partition: int
     predictions: list[Record] = field(default_factory=list)
     labels: list[Record] = field(default_factory=list)
-    at_end: bool = False
 
 
 class Rebalance(NamedTuple):
@@ -190,7 +186,7 @@ class Tasks(Protocol):
         ...
 
     def poll(self, timeout_s: float) -> list[Batch]:
-        """The next batch of each owned partition that has unread input, and no others.
+        """The next batch of owned partitions that have unread input; none is kept waiting.
 
         Waits up to `timeout_s` when there is none. What was polled but not committed is polled
         again only after the partition was taken over anew.

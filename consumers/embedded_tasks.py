@@ -102,7 +102,6 @@ class _Task:
             partition=self.predictions.log.partition,
             predictions=self.predictions.take(n_predictions),
             labels=self.labels.take(n_labels),
-            at_end=not self.unread(ends),
         )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from consumers.broker import BrokerError, JournalEntry, TopicInfo
+from consumers.broker import BrokerError, JournalEntry, TopicInfo, UnknownTopicError
 from consumers.kafka_clients import TopicProducer, TopicReader
 from consumers.kafka_reading import RangeReader
 from consumers.kafka_tasks import KafkaTasks
@@ -80,11 +80,15 @@ class KafkaBroker:
         """
         if start_offset >= end_offset:
             return []
+        if topic not in self._config.topics.model_dump().values():
+            raise UnknownTopicError(f"no topic {topic!r}")
+        if not 0 <= partition < self.n_partitions:
+            raise BrokerError(f"topic {topic!r} has no partition {partition}")
         start, end = self._reader.bounds(topic, partition)
         if not start <= start_offset <= end_offset <= end:
             raise BrokerError(
-                f"{topic!r} partition {partition} is retained from offset {start} to {end}, and "
-                f"not from {start_offset} to {end_offset}"
+                f"{topic!r} partition {partition} begins at offset {start} and ends at offset "
+                f"{end}; {start_offset} to {end_offset} is not all in it"
             )
         return list(self._reader.read(topic, partition, start_offset, end_offset))
 

@@ -130,11 +130,13 @@ class TopicReader:
                 **{
                     **consumer_options(config, f"reader-{group or 'alone'}"),
                     "group_id": group,
+                    "session_timeout_ms": settings_of(config).session_timeout,
+                    "heartbeat_interval_ms": settings_of(config).session_timeout // 4,
                     "auto_offset_reset": "earliest" if from_start else "latest",
                 }
             )
         try:
-            self._join(topics)
+            self._join(topics, from_start=from_start)
         except BaseException:
             self.close()
             raise
@@ -188,7 +190,7 @@ class TopicReader:
         ends = self._consumer.end_offsets(list(partitions), self._timeout_ms)
         return all((self._consumer.position(where) or 0) >= ends[where] for where in partitions)
 
-    def _join(self, topics: Sequence[str]) -> None:
+    def _join(self, topics: Sequence[str], *, from_start: bool) -> None:
         """Have every partition of the topics.
 
         Raises:
@@ -208,9 +210,23 @@ class TopicReader:
             self._consumer.subscribe(list(dict.fromkeys(topics)))
         with errors_in_words(self._config):
             self._wait_for(set(wanted))
-            for where in wanted:
-                # Now, and not with the first poll: what is written from here on is new.
-                self._consumer.position(where, timeout_ms=self._timeout_ms)
+            # Now, and not with the first poll: what is written from here on is new. And what was
+            # polled while joining comes again.
+            for where, offset in self._starts(wanted, from_start=from_start).items():
+                self._consumer.seek(where, offset)
+
+    def _starts(
+        self, partitions: list[TopicPartition], *, from_start: bool
+    ) -> dict[TopicPartition, int]:
+        """The group's place in each partition, else its start, else its end."""
+        consumer = self._consumer
+        ask = consumer.beginning_offsets if from_start else consumer.end_offsets
+        starts: dict[TopicPartition, int] = ask(partitions, self._timeout_ms)
+        if self._group is not None:
+            for where in partitions:
+                place = consumer.committed(where, timeout_ms=self._timeout_ms)
+                starts[where] = starts[where] if place is None else place
+        return starts
 
     def _partitions(self, topic: str) -> list[int]:
         partitions = self._consumer.partitions_for_topic(topic)

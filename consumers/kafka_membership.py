@@ -6,7 +6,9 @@ was suspended still believes in its partitions, and is fenced when it tries to c
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from kafka import KafkaConsumer, TopicPartition
@@ -14,15 +16,23 @@ from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from consumers.kafka_client import consumer_options, errors_in_words, settings_of
+from consumers.broker import BrokerTimeoutError
+from consumers.kafka_client import consumer_options, errors_in_words, explained, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from consumers.broker import Position
     from stream.config import Config
 
-_HEARTBEATS_PER_SESSION = 4
+log = logging.getLogger(__name__)
+
+_POLL_MS = 200
+_HEARTBEAT_MS_MAX = 1_000
+_NOTE_EVERY_S = 1.0
+_RETRY_S = 0.5
+# A worker that hangs for so long is not kept in the group by the thread that polls for it.
+_SILENT_S_MAX = 120.0
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -50,13 +60,18 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 class Membership:
     """This worker's place in the group `config.app`.
 
-    Members are all of one kind (dynamic, cooperative): kafka-python's assignors lose members
-    when static and dynamic ones mix.
+    A thread of its own polls for it: a rebalance takes several polls of some length, and must not
+    wait for a batch to be processed. Members are all of one kind (dynamic, cooperative):
+    kafka-python's assignors lose members when static and dynamic ones mix.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._topics = config.topics
+        self._positions: dict[int, Position] = {}
+        self._problem: BaseException | None = None
+        self._asked_s = time.monotonic()
+        self._closing = threading.Event()
         session_ms = settings_of(config).session_timeout
         with errors_in_words(config):
             self._consumer = KafkaConsumer(
@@ -64,7 +79,7 @@ class Membership:
                     **consumer_options(config, "member"),
                     "group_id": config.app,
                     "session_timeout_ms": session_ms,
-                    "heartbeat_interval_ms": session_ms // _HEARTBEATS_PER_SESSION,
+                    "heartbeat_interval_ms": min(_HEARTBEAT_MS_MAX, session_ms // 4),
                     "partition_assignment_strategy": [CooperativeStickyAssignor],
                     # Never used: what is assigned is paused. But a position there must be.
                     "auto_offset_reset": "latest",
@@ -72,14 +87,20 @@ class Membership:
             )
             self._listener = _Listener(self._consumer)
             self._consumer.subscribe([self._topics.predictions], listener=self._listener)
-
-    def poll(self, timeout_s: float) -> None:
-        """Join where we are not a member, and take part in rebalances."""
-        with errors_in_words(self._config):
-            self._consumer.poll(timeout_ms=round(timeout_s * 1000))
+            # Who leads the group assigns nothing of a topic that it has not yet asked about.
+            self._consumer.partitions_for_topic(self._topics.predictions)
+        self._thread = threading.Thread(target=self._follow, name="membership", daemon=True)
+        self._thread.start()
 
     def assigned(self) -> set[int]:
-        """The partitions that the group has given to this worker."""
+        """The partitions that the group has given to this worker.
+
+        Raises:
+            BrokerError: the brokers refuse us.
+        """
+        self._asked_s = time.monotonic()
+        if self._problem is not None:
+            raise explained(self._problem, self._config)
         return {partition for _, partition in self._consumer.assignment()}
 
     def take_revoked(self) -> set[int]:
@@ -91,22 +112,48 @@ class Membership:
         """Whether this worker is a member and no rebalance is under way."""
         return bool(self._consumer.group_metadata().state == MemberState.STABLE)
 
-    def note(self, positions: Mapping[int, Position]) -> None:
+    def note(self, partition: int, position: Position) -> None:
         """Tell the group how far input is processed, for tools that show lag.
 
         Best effort: nothing that we do reads it, and an error is no error of ours.
         """
-        if not positions:
-            return
-        offsets = {}
-        for partition, position in positions.items():
-            for topic, offset in (
-                (self._topics.predictions, position.prediction_offset),
-                (self._topics.labels, position.label_offset),
-            ):
-                offsets[TopicPartition(topic, partition)] = OffsetAndMetadata(offset, "", -1)
-        self._consumer.commit_async(offsets, callback=lambda *_: None)
+        self._positions[partition] = position
 
     def close(self) -> None:
         """Leave the group, so that others take over at once."""
+        self._closing.set()
+        self._thread.join()
+        self._commit_noted()
         self._consumer.close(autocommit=False)
+
+    def _follow(self) -> None:
+        next_note_s = 0.0
+        while not self._closing.is_set():
+            now_s = time.monotonic()
+            if now_s - self._asked_s > _SILENT_S_MAX:
+                self._closing.wait(_RETRY_S)
+                continue
+            try:
+                self._consumer.poll(timeout_ms=_POLL_MS, max_records=1)
+                if now_s >= next_note_s:
+                    next_note_s = now_s + _NOTE_EVERY_S
+                    self._commit_noted()
+            except Exception as error:  # noqa: BLE001 - the worker is told, by its next question
+                if not isinstance(explained(error, self._config), BrokerTimeoutError):
+                    self._problem = error
+                    return
+                log.debug("the group does not answer: %s", error)
+                self._closing.wait(_RETRY_S)
+
+    def _commit_noted(self) -> None:
+        positions, self._positions = self._positions, {}
+        offsets = {
+            TopicPartition(topic, partition): OffsetAndMetadata(offset, "", -1)
+            for partition, position in positions.items()
+            for topic, offset in (
+                (self._topics.predictions, position.prediction_offset),
+                (self._topics.labels, position.label_offset),
+            )
+        }
+        if offsets:
+            self._consumer.commit_async(offsets, callback=lambda *_: None)

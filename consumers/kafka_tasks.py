@@ -22,6 +22,7 @@ from consumers.broker import (
     Position,
     Rebalance,
     TakenOver,
+    UnknownTopicError,
 )
 from consumers.kafka_changelog import Changelog
 from consumers.kafka_input import Input, InputReader
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_JOIN_POLL_S = 0.2
-_NOTE_EVERY_S = 1.0
 _RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
 # Gathering more input than one poll gives makes commits fewer; it ends soon in any case.
 _GATHER_S = 0.1
@@ -73,11 +72,11 @@ class KafkaTasks:
             BrokerError: the brokers cannot be reached, or refuse us.
         """
         self._config = config
+        self._topics = frozenset(config.topics.model_dump().values())
         self._tasks: dict[int, _Task] = {}
         self._positions: dict[int, Position] = {}
         self._retries: dict[int, _Retry] = {}
         self._lost: set[int] = set()
-        self._next_note_s = 0.0
         self._may_have_more = False
         self._reader = RangeReader(config, "restore")
         self._input = InputReader(config)
@@ -91,7 +90,6 @@ class KafkaTasks:
         Raises:
             BrokerError: the brokers refuse us, or a partition's state is not what was committed.
         """
-        self._membership.poll(0.0 if self._tasks else _JOIN_POLL_S)
         assigned = self._membership.assigned()
         gone = self._membership.take_revoked() | (self._tasks.keys() - assigned)
         for partition in gone & self._tasks.keys():
@@ -105,13 +103,12 @@ class KafkaTasks:
         return Rebalance(taken_over, lost)
 
     def poll(self, timeout_s: float) -> list[Batch]:
-        """The next batch of each owned partition that has unread input, and no others.
+        """The next batch of each owned partition that has unread input at hand.
 
         Raises:
             BrokerTimeoutError: the brokers did not answer in time.
             BrokerError: input was deleted before it was processed.
         """
-        self._note_positions()
         deadline_s = time.monotonic() + timeout_s
         batches = self._read(0.0 if self._may_have_more else timeout_s)
         while not batches and (left_s := deadline_s - time.monotonic()) > 0:
@@ -150,20 +147,23 @@ class KafkaTasks:
 
         Raises:
             FencedError: another worker owns the partition now, or the position does not follow
-                the last one.
+                the last one; this worker has given the partition up.
+            UnknownTopicError: an output is for a topic that is not in the config; nothing was
+                written, and the same partition may be committed again.
             BrokerError: whether it was written is not known; release the partition, and its next
                 take-over tells.
         """
+        rows = [self._row(output) for output in commit.outputs]
         task = self._tasks.get(partition)
         if task is None:
             raise FencedError(f"partition {partition} is not owned by this worker")
         previous = self._positions[partition]
         if commit.position.sequence != previous.sequence + 1:
+            self._give_up(partition)
             raise FencedError(
                 f"partition {partition} stands at commit {previous.sequence}, and commit "
                 f"{commit.position.sequence} does not follow it; nothing was written"
             )
-        rows = [_row(output) for output in commit.outputs]
         rows += task.changelog.rows(commit)
         rows.append(self._journal_row(partition, previous, commit.position))
         try:
@@ -173,6 +173,7 @@ class KafkaTasks:
             self._give_up(partition)
             raise
         self._positions[partition] = commit.position
+        self._membership.note(partition, commit.position)
 
     def release(self, partition: int) -> None:
         """Give a partition up, owned or not; the next `rebalance` may take it over anew."""
@@ -182,7 +183,6 @@ class KafkaTasks:
         """Leave the group; others take the partitions over at once."""
         for task in self._tasks.values():
             task.writer.close()
-        self._membership.note(self._positions)
         self._tasks.clear()
         self._membership.close()
         self._input.close()
@@ -248,7 +248,6 @@ class KafkaTasks:
             partition,
             task.predictions.take(n_predictions),
             task.labels.take(n_labels),
-            at_end=not (task.predictions.ahead or task.labels.ahead),
         )
 
     def _journal_row(self, partition: int, previous: Position, position: Position) -> Row:
@@ -265,12 +264,6 @@ class KafkaTasks:
         topic = own_topic(self._config, JOURNAL_SUFFIX)
         return Row(topic, None, msgspec.json.encode(entry))
 
-    def _note_positions(self) -> None:
-        now_s = time.monotonic()
-        if now_s >= self._next_note_s:
-            self._next_note_s = now_s + _NOTE_EVERY_S
-            self._membership.note(self._positions)
-
     def _give_up(self, partition: int) -> None:
         task = self._tasks.pop(partition, None)
         self._positions.pop(partition, None)
@@ -279,11 +272,12 @@ class KafkaTasks:
             task.writer.abandon()
             self._lost.add(partition)
 
-
-def _row(output: Output) -> Row:
-    topic, key, value, headers, timestamp_ms = output
-    if len(value) > _VALUE_BYTES_MAX:
-        # Only a dead letter can be so large; the whole record stays where it came from.
-        headers = (*headers, ("truncated_from", str(len(value)).encode()))
-        value = value[:_VALUE_BYTES_MAX]
-    return Row(topic, key, value, headers, timestamp_ms)
+    def _row(self, output: Output) -> Row:
+        topic, key, value, headers, timestamp_ms = output
+        if topic not in self._topics:
+            raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
+        if len(value) > _VALUE_BYTES_MAX:
+            # Only a dead letter can be so large; the whole record stays where it came from.
+            headers = (*headers, ("truncated_from", str(len(value)).encode()))
+            value = value[:_VALUE_BYTES_MAX]
+        return Row(topic, key, value, headers, timestamp_ms)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
-from consumers.broker import BrokerTimeoutError
+from consumers.broker import BrokerTimeoutError, FencedError
 from consumers.kafka_client import errors_in_words, producer_options
 
 if TYPE_CHECKING:
@@ -82,10 +82,13 @@ class PartitionWriter:
             BrokerError: whether or not they were written is not known. Abandon this writer, make
                 another one, and read what was committed.
         """
-        with errors_in_words(self._config):
-            self._begin()
-            self._resolve(self._send(rows))
-            self._commit()
+        try:
+            with errors_in_words(self._config):
+                self._begin()
+                self._resolve(self._send(rows))
+                self._commit()
+        except FencedError as error:
+            raise FencedError(f"partition {self.partition}: {error}") from error
 
     def abandon(self) -> None:
         """Let go of a writer that has failed: its transaction is never committed by it."""
