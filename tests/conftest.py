@@ -12,6 +12,7 @@ import pytest
 
 from tests.kafka.cluster import Cluster
 from tests.kafka.jars import KafkaUnavailableError
+from tests.kafka.proxy import FaultProxy
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,18 @@ def kafka(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def kafka_cluster3(tmp_path_factory):
-    """Three brokers that a test may hurt, and leaves whole behind it."""
+    """Three brokers that a test may hurt, if it mends them (`Cluster.mend`) in the end."""
     with _own_cluster(tmp_path_factory, 3) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def kafka_proxy(kafka):
+    """A proxy before the one broker, for clients that start at its `proxy_bootstrap`."""
+    if not isinstance(kafka, Cluster):
+        pytest.skip("STREAMGAUGE_KAFKA is set, and no proxy can stand before that cluster")
+    with FaultProxy.before(kafka) as proxy:
+        yield proxy
 
 
 @pytest.fixture

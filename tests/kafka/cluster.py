@@ -238,6 +238,15 @@ class Cluster:
         self.start_node(node)
         self.wait_ready()
 
+    def mend(self) -> None:
+        """Let every node go on or start again, and wait until they are ready."""
+        for node in self.nodes:
+            if self._brokers[node].poll() is None:
+                self.resume(node)
+            else:
+                self.start_node(node)
+        self.wait_ready()
+
     # Who does what
 
     def leader_of(self, topic: str, partition: int) -> int:
