@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import secrets
 import signal
 import subprocess
 import sys
 import time
-import uuid
 from typing import TYPE_CHECKING, Self
 
 from kafka.protocol.metadata import CoordinatorType
@@ -187,7 +186,8 @@ class Cluster:
     def _cluster_id(self) -> str:
         path = self.folder / "cluster.json"
         if not path.exists():
-            cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            # Kafka's tool takes one that begins with a hyphen for an option.
+            cluster_id = "s" + secrets.token_urlsafe(16)[1:]
             path.write_text(json.dumps({"id": cluster_id, "n_brokers": len(self.nodes)}))
         known = json.loads(path.read_text())
         if known["n_brokers"] != len(self.nodes):
