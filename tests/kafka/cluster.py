@@ -322,3 +322,9 @@ class Cluster:
         path = self.log_path(node)
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return "\n".join([f"\n{path} ends with:", *lines[-TAIL_LINES:]])
+
+
+if __name__ == "__main__":
+    from tests.kafka.service import main
+
+    main()
