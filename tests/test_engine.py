@@ -214,6 +214,14 @@ def test_learners_start_afresh_without_the_key_and_it_is_said_with_a_wrong_one()
     assert Engine(config).restore(straight.stored, "") == []
 
 
+def test_a_learner_that_draws_and_was_given_no_seed_can_be_replayed():
+    config = load_config(learning("river.forest.ARFClassifier", {"n_models": 2}))
+    feed = eventful(6, 120)
+    straight = run(config, feed, [25], state_key=KEY)
+    assert run(config, feed, [25], state_key=KEY).digests == straight.digests
+    assert restarted_always(config, feed, [25], state_key=KEY).digests == straight.digests
+
+
 def test_a_changed_configuration_keeps_what_it_can():
     feed = eventful(4, 200)
     straight = run(touchy(), feed[:150])
