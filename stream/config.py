@@ -131,6 +131,9 @@ class Join(_Section):
         "0s",  # type: ignore[assignment]
         description="an outcome is held until event time has passed its prediction by this",
     )
+    held_max: int = Field(
+        100_000, ge=1, description="outcomes held; the oldest are released before their time"
+    )
 
 
 class DetectorConfig(_Section):

@@ -90,6 +90,7 @@ class JoinCounts(Struct, array_like=True):
     n_correction: int = 0
     n_expired: int = 0
     n_orphaned: int = 0
+    n_released_early: int = 0
 
 
 # What a change does; the rest of the tuple is its arguments.
@@ -264,7 +265,7 @@ class ModelJoin:
             out.append(outcome)
 
     def _advance(self, timestamp_ms: int, out: list[Outcome]) -> None:
-        """Move the watermark; release what has matured, drop what is too old."""
+        """Move the watermark; release what has matured or is too much, drop what is too old."""
         self._watermark_ms = max(self._watermark_ms, timestamp_ms)
         if self._held:
             self._release(out)
@@ -273,10 +274,12 @@ class ModelJoin:
 
     def _release(self, out: list[Outcome]) -> None:
         mature_ms = self._watermark_ms - self._config.label_maturity
-        n_released = 0
-        for outcome in self._mature(mature_ms):
-            out.append(outcome)
-            n_released += 1
+        n_before = len(out)
+        out.extend(self._mature(mature_ms))
+        while len(self._held) > self._config.held_max:
+            self.counts.n_released_early += 1
+            out.append(heappop(self._held)[2])
+        n_released = len(out) - n_before
         if n_released:
             self.counts.n_outcomes += n_released
             # Popped already: logged for a restored join to pop as many.

@@ -144,10 +144,11 @@ def test_an_outcome_is_released_once_it_is_mature_and_in_prediction_order(events
 
 
 BOUNDS = st.builds(
-    lambda pending, early, joined, age, maturity: Join(
+    lambda pending, early, joined, held, age, maturity: Join(
         pending_max=pending,
         early_max=early,
         joined_max=joined,
+        held_max=held,
         pending_age=f"{age}ms",
         early_age=f"{age}ms",
         label_maturity=f"{maturity}ms",
@@ -155,6 +156,7 @@ BOUNDS = st.builds(
     st.integers(1, 6),
     st.integers(0, 6),
     st.integers(0, 6),
+    st.integers(1, 6),
     st.sampled_from([0, 100, 5000]),
     st.sampled_from([0, 100]),
 )
@@ -168,6 +170,7 @@ def test_bounds_hold_and_whatever_is_dropped_is_counted(events, bounds):
         assert join.n_pending <= bounds.pending_max
         assert join.n_early <= bounds.early_max
         assert len(join.state().joined) <= bounds.joined_max
+        assert join.n_held <= bounds.held_max
         assert all(o.label_offset <= i for o in out[0])
     counts = join.counts
     n_joined = counts.n_outcomes + join.n_held
@@ -269,6 +272,18 @@ def test_maturity_that_was_taken_away_releases_what_is_held():
     eager.restore(join.state())
     [released] = feed(eager, [inline(3, T0 + 6)])
     assert [o.predicted_ms - T0 for o in released] == [3, 5, 6]
+
+
+def test_what_is_held_beyond_its_bound_is_released_early_the_oldest_first_and_counted():
+    join = ModelJoin("m", Join(label_maturity="1d", held_max=10))
+    released = feed(join, [inline(i, T0 + 100 - i) for i in range(100)])
+    assert [len(out) for out in released] == [0] * 10 + [1] * 90
+    assert [out[0].predicted_ms - T0 for out in released[10:]] == list(range(90, 0, -1))
+    assert (join.n_held, join.counts.n_released_early, join.counts.n_outcomes) == (10, 90, 90)
+    # What matures is not early.
+    [matured] = feed(join, [label("none", T0 + DAY + 95)])
+    assert len(matured) == 5
+    assert (join.n_held, join.counts.n_released_early, join.counts.n_outcomes) == (5, 90, 95)
 
 
 def test_features_are_kept_only_where_they_are_wanted():
