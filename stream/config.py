@@ -329,6 +329,24 @@ class Config(_Section):
         }
         return {**data, "models": overlaid}
 
+    @model_validator(mode="after")
+    def _one_event_ahead_ends_no_wait(self) -> Config:
+        models = {f"models.{name}": model for name, model in self.models.items()}
+        for path, model in {"defaults": self.defaults, **models}.items():
+            join = model.join
+            waits = {"pending_age": join.pending_age, "early_age": join.early_age}
+            if join.label_maturity:
+                waits["label_maturity"] = join.label_maturity
+            for name, wait in waits.items():
+                if wait <= self.events.ahead_max:
+                    raise ValueError(
+                        f"{path}.join.{name}: {duration_text(wait)} is no more than"
+                        f" events.ahead_max, {duration_text(self.events.ahead_max)}, and one event"
+                        " so far ahead of its time would end every wait; raise it, or lower"
+                        " events.ahead_max"
+                    )
+        return self
+
     def model_for(self, name: str) -> ModelConfig:
         """The configuration of one model."""
         return self.models.get(name, self.defaults)

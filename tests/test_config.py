@@ -95,6 +95,18 @@ BAD = {
         {"defaults": {"policy": {"period": {"time": "1 week"}}}},
         "defaults.policy.period.time",
     ),
+    "predictions that an event ahead of its time expires": (
+        {"defaults": {"join": {"pending_age": "4m"}}},
+        "defaults.join.pending_age: 4m is no more than events.ahead_max, 5m",
+    ),
+    "labels that it orphans": (
+        {"events": {"ahead_max": "2h"}},
+        "defaults.join.early_age: 1h is no more than events.ahead_max, 2h",
+    ),
+    "outcomes of a model that it matures": (
+        {"models": {"m": {"join": {"label_maturity": "5m"}}}},
+        "models.m.join.label_maturity: 5m is no more than events.ahead_max, 5m",
+    ),
     "nobody approves": ({"defaults": {"policy": {"approval": "x"}}}, "defaults.policy.approval: "),
 }
 

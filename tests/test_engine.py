@@ -18,9 +18,13 @@ from stream.engine import Engine
 KEY = b"a key of the tests"
 
 
+# Less than the shortest wait of a variant.
+EVENTS = {"ahead_max": "1s"}
+
+
 def variant(policy=None, **defaults):
     policy = {**TOUCHY["policy"], **(policy or {})}
-    return {"defaults": {**TOUCHY, "policy": policy, **defaults}}
+    return {"events": EVENTS, "defaults": {**TOUCHY, "policy": policy, **defaults}}
 
 
 def learning(path, params=None):
@@ -227,6 +231,7 @@ def test_a_changed_configuration_keeps_what_it_can():
     straight = run(touchy(), feed[:150])
     changed = load_config(
         {
+            "events": EVENTS,
             "defaults": {
                 **TOUCHY,
                 "detectors": {"adwin": {"kind": "ADWIN"}},
