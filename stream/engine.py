@@ -17,7 +17,15 @@ from stream.events import EventError, decode_label, decode_prediction
 from stream.model import Misfit, ModelState
 from stream.monitor import Alarmed, Metrics
 from stream.publish import Publisher
-from stream.snapshot import JoinLog, SnapshotError, chunk_name, pack, split_name, unpack
+from stream.snapshot import (
+    JoinLog,
+    SnapshotError,
+    chunk_name,
+    encode_changes,
+    pack,
+    split_name,
+    unpack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +68,7 @@ class Engine:
         self._config = config
         self._publisher = Publisher(config, partition)
         self._state_key = state_key
-        self._join_log = JoinLog()
+        self._join_logs: dict[str, JoinLog] = {}
         self._models: dict[str, ModelState] = {}
         self._touched: dict[str, ModelState] = {}
         self._outputs: list[Output] = []
@@ -160,9 +168,12 @@ class Engine:
         """
         plain: dict[str, bytes | None] = {}
         learners: dict[str, bytes | None] = {}
-        deltas = []
+        joins: dict[str, bytes | None] = {}
+        changes: list[bytes] = []
         for model in self._touched.values():
-            deltas.append(model.join.take_delta())
+            groups = encode_changes(model.join.take_changes())
+            changes += groups
+            joins.update(self._join_log(model.name).write(groups, model.join))
             header = model.take_header()
             if header is not None:
                 plain[chunk_name("model", model.name)] = header
@@ -177,12 +188,12 @@ class Engine:
                 learners[chunk_name("learner", model.name, version)] = None
         self._touched = {}
         plain[_ENGINE] = pack([self._n_dead_letters, self._n_retrains])
-        packed_deltas = pack(deltas)
-        self.digest = _digest(self.digest, self._outputs, plain, packed_deltas)
+        self.digest = _digest(self.digest, self._outputs, plain, changes)
         self._outputs = []
-        # By name, as a restored engine has them.
-        joins = (self._models[name].join for name in sorted(self._models))
-        return {**plain, **learners, **self._join_log.write(packed_deltas, joins)}
+        return {**plain, **learners, **joins}
+
+    def _join_log(self, model: str) -> JoinLog:
+        return self._join_logs.setdefault(model, JoinLog(model))
 
     def restore(self, chunks: Mapping[str, bytes], digest: str) -> list[str]:
         """Become the engine that wrote these chunks, all it ever wrote that are not gone.
@@ -228,11 +239,13 @@ class Engine:
         return notes
 
     def _restore_joins(self, chunks: Mapping[str, bytes]) -> None:
-        states, deltas = self._join_log.read(chunks)
-        for state in states:
-            self._models[state.model].join.restore(state)
-        for delta in deltas:
-            self._models[delta.model].join.redo(delta)
+        by_model: dict[str, dict[str, bytes]] = {}
+        for name, chunk in chunks.items():
+            kind, names = split_name(name)
+            if kind == "join":
+                by_model.setdefault(names[0], {})[name] = chunk
+        for model in by_model.keys() | self._models.keys():
+            self._join_log(model).read(by_model[model], self._models[model].join)
 
     def totals(self) -> Totals:
         """The counts of the whole partition."""
@@ -254,11 +267,12 @@ def _digest(
     before: str,
     outputs: Sequence[Output],
     chunks: Mapping[str, bytes | None],
-    changes: bytes,
+    changes: Sequence[bytes],
 ) -> str:
     digest = hashlib.blake2b(before.encode(), digest_size=16)
     digest.update(msgspec.msgpack.encode(outputs))
     for name in sorted(chunks):
         digest.update(msgspec.msgpack.encode([name, chunks[name]]))
-    digest.update(changes)
+    for group in changes:
+        digest.update(group)
     return digest.hexdigest()

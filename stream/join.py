@@ -19,7 +19,7 @@ from stream.config import Task
 from stream.events import Features, Probability, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from stream.config import Join
     from stream.events import Label, Prediction
@@ -94,34 +94,9 @@ class JoinCounts(Struct, array_like=True):
 
 
 # What a change does; the rest of the tuple is its arguments.
-_WAIT, _JOIN, _EARLY, _EXPIRE, _ORPHAN, _FORGET, _HOLD, _RELEASE = range(8)
+_WAIT, _JOIN, _EARLY, _EXPIRE, _ORPHAN, _FORGET, _HOLD, _RELEASE, _KEEP, _MARK = range(10)
 
 Change = tuple[Any, ...]
-
-
-class JoinDelta(Struct, array_like=True):
-    """What one commit's events changed in one model's join."""
-
-    model: str
-    watermark_ms: int
-    sweep_ms: int
-    held_seq: int
-    counts: JoinCounts
-    changes: list[Change]
-
-
-class JoinState(Struct, array_like=True):
-    """One model's whole join."""
-
-    model: str
-    watermark_ms: int
-    sweep_ms: int
-    held_seq: int
-    counts: JoinCounts
-    pending: dict[str, Pending]
-    early: dict[str, Early]
-    joined: dict[str, Value]
-    held: list[tuple[int, int, Outcome]]
 
 
 class ModelJoin:
@@ -327,58 +302,45 @@ class ModelJoin:
             _drop_oldest(self._early, change[1])
         elif kind == _FORGET:
             _drop_oldest(self._joined, change[1])
-        elif kind == _HOLD:
+        elif kind == _MARK:
+            _, self._watermark_ms, self._sweep_ms, self._held_seq, self.counts = change
+        else:
+            self._apply_to_held(change)
+
+    def _apply_to_held(self, change: Change) -> None:
+        kind = change[0]
+        if kind == _HOLD:
             heappush(self._held, (change[1].predicted_ms, self._held_seq, change[1]))
             self._held_seq += 1
-        else:
+        elif kind == _RELEASE:
             for _ in range(change[1]):
                 heappop(self._held)
+        else:
+            heappush(self._held, (change[2].predicted_ms, change[1], change[2]))
 
-    def take_delta(self) -> JoinDelta:
-        """What has changed since the last call."""
+    def take_changes(self) -> list[Change]:
+        """What has changed since the last call; the last one says what no other one does."""
         changes, self._changes = self._changes, []
-        return JoinDelta(
-            self.model,
-            self._watermark_ms,
-            self._sweep_ms,
-            self._held_seq,
-            replace(self.counts),
-            changes,
-        )
+        changes.append(self._mark())
+        return changes
 
-    def state(self) -> JoinState:
-        """The whole join, as it is now."""
-        return JoinState(
-            self.model,
-            self._watermark_ms,
-            self._sweep_ms,
-            self._held_seq,
-            self.counts,
-            self._pending,
-            self._early,
-            self._joined,
-            self._held,
-        )
+    def entries(self) -> Iterator[Change]:
+        """Changes that make a new join what this one is; take them before the next event."""
+        yield from ((_JOIN, key, y_true) for key, y_true in self._joined.items())
+        yield from ((_EARLY, key, early) for key, early in self._early.items())
+        yield from ((_WAIT, key, pending) for key, pending in self._pending.items())
+        # Sorted, for a heap's order tells how it came about.
+        yield from ((_KEEP, seq, outcome) for _, seq, outcome in sorted(self._held))
+        yield self._mark()
 
-    def restore(self, state: JoinState) -> None:
-        """Become the join that `state()` described."""
-        self.counts = state.counts
-        self._pending = state.pending
-        self._early = state.early
-        self._joined = state.joined
-        self._held = state.held
-        self._held_seq = state.held_seq
-        self._watermark_ms = state.watermark_ms
-        self._sweep_ms = state.sweep_ms
+    def _mark(self) -> Change:
+        counts = replace(self.counts)
+        return _MARK, self._watermark_ms, self._sweep_ms, self._held_seq, counts
 
-    def redo(self, delta: JoinDelta) -> None:
-        """Apply what `take_delta()` gave."""
-        for change in delta.changes:
+    def redo(self, changes: Iterable[Change]) -> None:
+        """Apply what `entries` and then `take_changes` gave, in order, as it is or decoded."""
+        for change in changes:
             self._apply(_typed(change))
-        self._held_seq = delta.held_seq
-        self._watermark_ms = delta.watermark_ms
-        self._sweep_ms = delta.sweep_ms
-        self.counts = delta.counts
 
 
 def same_value(a: Value, b: Value) -> bool:
@@ -404,14 +366,17 @@ def _drop_oldest(entries: dict[str, Any], n: int) -> None:
         del entries[key]
 
 
-_TYPES = {_WAIT: Pending, _EARLY: Early}
+# The last argument of a change, where it is no plain value.
+_TYPES = {
+    _WAIT: Pending,
+    _EARLY: Early,
+    _HOLD: Outcome,
+    _KEEP: Outcome,
+    _MARK: JoinCounts,
+}
 
 
 def _typed(change: Change) -> Change:
     """A change as it was before it was written."""
-    kind = change[0]
-    if kind in _TYPES:
-        return kind, change[1], msgspec.convert(change[2], _TYPES[kind])
-    if kind == _HOLD:
-        return kind, msgspec.convert(change[1], Outcome)
-    return change
+    kind = _TYPES.get(change[0])
+    return change if kind is None else (*change[:-1], msgspec.convert(change[-1], kind))

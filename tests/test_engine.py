@@ -159,16 +159,21 @@ def test_a_restart_after_every_commit_does_not_matter(name, log_bytes_min, monke
     assert restarted.digests == straight.digests
     assert list(map(plain_chunks, restarted.commits)) == list(map(plain_chunks, straight.commits))
     if log_bytes_min == 400:
-        assert any("join/base" in chunks for chunks in straight.commits)
+        assert any("/base/" in name for chunks in straight.commits for name in chunks)
 
 
-def test_the_join_log_is_folded_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(snapshot, "_LOG_CHUNKS_MAX", 10)
-    straight = run(touchy(), eventful(3, 100), [2])
-    bases = [i for i, chunks in enumerate(straight.commits) if "join/base" in chunks]
-    assert bases == list(range(10, len(straight.commits), 11))
-    n_log_chunks = sum(name.startswith("join/changes/") for name in straight.stored)
-    assert n_log_chunks == (len(straight.commits) - 1) - bases[-1]
+def test_a_models_join_is_folded_for_itself(monkeypatch):
+    monkeypatch.setattr(snapshot, "_LOG_BYTES_MIN", 1000)
+    straight = run(touchy(), eventful(3, 200), [2])
+    bases = [
+        {name.split("/")[1] for name in chunks if "/base/" in name} for chunks in straight.commits
+    ]
+    folds = [models for models in bases if models]
+    assert {model for models in folds for model in models} == {"text", "number", "price"}
+    assert sum(len(models) == 1 for models in folds) > len(folds) / 2
+    # It writes what little changes, of two models at most.
+    assert max(len(chunks) for chunks in straight.commits) < 40
+    assert len(straight.stored) < 60
 
 
 def test_the_digest_tells_any_difference_in_input_outputs_or_state():
