@@ -159,4 +159,8 @@ class Worker:
     def totals(self) -> Totals:
         """The counts of the partitions that this worker owns, since they were first read."""
         totals = [task.engine.totals() for task in self._tasks.values()]
-        return Totals(*map(sum, zip(*totals, strict=True))) if totals else Totals(*[0] * 9)
+        return (
+            Totals(*map(sum, zip(*totals, strict=True)))
+            if totals
+            else Totals(*[0] * len(Totals._fields))
+        )

@@ -306,7 +306,9 @@ class Config(_Section):
     broker: EmbeddedBroker = EmbeddedBroker()
     topics: Topics = Topics()
     events: EventLimits = EventLimits()
-    models_max: int = Field(10_000, ge=1, description="models on one partition")
+    models_max: int = Field(
+        10_000, ge=1, description="models on one partition; idle ones make room"
+    )
     versions_max: int = Field(8, ge=1, description="versions of a model monitored at once")
     defaults: ModelConfig = Field(ModelConfig(), description="for every model")
     models: dict[str, ModelConfig] = Field(

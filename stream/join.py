@@ -144,6 +144,25 @@ class ModelJoin:
         """Outcomes that wait for label maturity."""
         return len(self._held)
 
+    @property
+    def over_at_ms(self) -> int:
+        """Event time from which nothing that waits here can be joined any more.
+
+        0 where nothing but labels has come: there may be no such model.
+        """
+        if not (self.counts.n_predictions or self.counts.n_outcomes or self._held):
+            return 0
+        config = self._config
+        return self._watermark_ms + max(config.pending_age, config.early_age, config.label_maturity)
+
+    def close(self, out: list[Outcome]) -> None:
+        """Let go of all that waits: release what is held, count the rest as dropped."""
+        released = [heappop(self._held)[2] for _ in range(len(self._held))]
+        self.counts.n_outcomes += len(released)
+        out.extend(released)
+        self._change((_EXPIRE, len(self._pending)))
+        self._change((_ORPHAN, len(self._early)))
+
     def add_prediction(self, event: Prediction, offset: int, out: list[Outcome]) -> None:
         """Take a prediction; append the outcomes it completes or releases to `out`."""
         self.counts.n_predictions += 1

@@ -175,7 +175,7 @@ def test_a_fenced_worker_drops_its_state_and_takes_over_anew(
                 " (epoch 2, this worker had 1); nothing was written"
                 for p in (0, 1)
             ]
-            assert fenced.totals() == (0,) * 9
+            assert fenced.totals() == (0,) * 10
             fenced.start()  # Hears of what it has lost.
             with pytest.raises(PartitionsTakenError, match="is owned by another worker"):
                 fenced.start()
