@@ -290,6 +290,63 @@ def test_a_period_asks_drift_or_not(period, indices):
     assert {r.episode.reason for r in requests} == {"period"}
 
 
+def windows(findings):
+    """Of each request its index, reason, and the first and the number of its window's outcomes."""
+    return [
+        (r.index, r.episode.reason, r.n_before, r.since.n)
+        for r in findings
+        if isinstance(r, Retrain)
+    ]
+
+
+def test_a_drift_right_after_a_periods_request_is_asked_for():
+    config = load_config({"defaults": {"policy": {"period": {"outcomes": 1950}}}}).defaults
+    findings = found(config, errors((0.05, 2000), (0.35, 400), seed=7))
+    period, drift = of(Retrain, findings)
+    assert (period.index, period.episode.reason) == (1949, "period")
+    assert drift.episode.reason == "drift"
+    assert 2000 < drift.index < 2200
+    assert (
+        {a.episode for a in of(Alarmed, findings)}
+        == {drift.episode.number}
+        != {period.episode.number}
+    )
+
+
+def test_a_periods_window_is_the_whole_period():
+    config = model(detectors={}, policy={"period": {"outcomes": 640}})
+    requests = windows(found(config, errors((0.1, 1300))))
+    assert requests == [(639, "period", 0, 640), (1279, "period", 640, 640)]
+
+
+def test_a_metrics_window_is_at_least_what_it_was_taken_over():
+    metric = {"name": "accuracy", "at_or_below": 0.6, "over": 300}
+    config = model(detectors={}, policy={"metric": metric}, metrics={"every": 50})
+    outcomes = errors((0.05, 1000), (0.9, 400))
+    [(index, reason, n_before, n)] = windows(found(config, outcomes))
+    assert (index, reason) == (1149, "metric")
+    # To within a block of the window index.
+    assert index + 1 - 300 - 64 <= n_before <= index + 1 - 300
+    assert n == index + 1 - n_before
+    [request] = of(Retrain, found(config, outcomes))
+    before, since = request.metrics["error"]
+    assert before < 0.1
+    assert since > 0.35
+
+
+def test_a_change_while_a_metric_stays_bad_is_asked_for():
+    config = model(
+        detectors={"page_hinkley": {"kind": "PageHinkley", "params": {"threshold": 30}}},
+        policy={"metric": {"name": "accuracy", "at_or_below": 0.8, "over": 100}, "cool_down": 200},
+        metrics={"every": 50},
+    )
+    # The fall is asked for once, by whichever sees it first; a worse one comes much later.
+    requests = windows(found(config, errors((0.05, 500), (0.4, 1500), (0.95, 300))))
+    assert [reason for _, reason, _, _ in requests] == ["metric", "drift"]
+    assert 500 < requests[0][0] < 700
+    assert 2000 < requests[1][0] < 2200
+
+
 def test_metric_points_come_every_so_many_outcomes():
     findings = found(model(metrics={"every": 20, "window": 30}), errors((0.5, 65)))
     points = [(m.index, m.signal) for m in of(Metrics, findings)]
