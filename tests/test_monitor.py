@@ -224,6 +224,36 @@ def test_an_improvement_asks_only_where_it_is_configured(asks):
     assert len(of(Retrain, findings)) == asks
 
 
+DIRECTIONLESS = {
+    "kswin": ("river.drift.KSWIN", {"alpha": 0.0005}),
+    "fhddm": ("river.drift.binary.FHDDM", {}),
+    "hddm_w": ("river.drift.binary.HDDMW", {"two_sided_test": True}),
+}
+
+
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("name", DIRECTIONLESS)
+def test_an_improvement_seen_by_a_detector_that_does_not_tell_directions(name, asks):
+    kind, params = DIRECTIONLESS[name]
+    detectors = {name: {"kind": kind, "params": params}}
+    config = model(detectors=detectors, task="classification", policy={"ask_on_improvement": asks})
+    findings = found(config, errors((0.6, 400), (0.05, 150)))
+    alarms = [alarm for alarm in of(Alarmed, findings) if alarm.kind != "warning"]
+    assert {alarm.kind for alarm in alarms} == {"improvement"}
+    assert alarms[0].found.alarm.direction == "down"
+    assert len(of(Retrain, findings)) == asks
+
+
+@pytest.mark.parametrize("name", ["kswin", "hddm_w"])
+def test_the_window_of_a_detector_that_does_not_tell_onsets_goes_back_to_the_change(name):
+    kind, params = DIRECTIONLESS[name]
+    config = model(detectors={name: {"kind": kind, "params": params}}, task="classification")
+    [request] = of(Retrain, found(config, errors((0.05, 800), (0.6, 100), seed=2)))
+    assert 760 <= request.episode.onset <= 810
+    before, since = request.metrics["error"]
+    assert since > before + 0.2
+
+
 def test_a_warning_is_reported_and_counts_for_nothing():
     config = model(task="classification", detectors={"ddm": {"kind": "river.drift.binary.DDM"}})
     findings = found(config, errors((0.1, 300), (0.35, 200)))
