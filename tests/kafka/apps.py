@@ -25,6 +25,8 @@ def app_settings(bootstrap: str, prefix: str, **broker: Any) -> dict[str, Any]:
     """What a configuration file would say: everything is named after the prefix."""
     names = load_config({}).topics.model_dump()
     kafka = {"kind": "kafka", "bootstrap_servers": bootstrap, "session_timeout": "2s"}
+    # Kafka goes by the records' own times, and those of tests are long past.
+    kafka["retention"] = {"age": "36500d"}
     return {
         "app": prefix,
         "broker": {**kafka, **broker},
