@@ -108,8 +108,16 @@ class Oracle:
         engine = Engine(self._config, partition, state_key=STATE_KEY.encode())
         expected: dict[str, list[Output]] = {topic: [] for topic in self._outputs.values()}
         digests = []
+        predictions, labels = (
+            broker.fetch(topic, partition, 0, reader.bounds(topic, partition)[1])
+            for topic in (self._topics.predictions, self._topics.labels)
+        )
         for entry in entries:
-            for output in engine.process(*_input(broker, self._topics, entry)):
+            batch = (
+                predictions[entry.prediction_from : entry.prediction_to],
+                labels[entry.label_from : entry.label_to],
+            )
+            for output in engine.process(*batch):
                 expected[output.topic].append(output)
             engine.take_chunks()
             if engine.digest != entry.state_digest:
@@ -217,14 +225,6 @@ def _sound(journal: Sequence[JournalEntry]) -> list[JournalEntry]:
         if (entry.sequence, entry.prediction_from, entry.label_from) == expected:
             sound.append(entry)
     return sound
-
-
-def _input(broker: KafkaBroker, topics: Any, entry: JournalEntry) -> list[list[Record]]:
-    ranges = (
-        (topics.predictions, entry.prediction_from, entry.prediction_to),
-        (topics.labels, entry.label_from, entry.label_to),
-    )
-    return [broker.fetch(topic, entry.partition, *of_topic) for topic, *of_topic in ranges]
 
 
 def _differences(

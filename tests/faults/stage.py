@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -24,6 +23,7 @@ from tests.kafka.wire import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from consumers.kafka_clients import TopicReader
     from stream.config import Config
@@ -55,6 +55,10 @@ def wait_for(what: str, found: Callable[[], Any], timeout_s: float) -> Any:
             raise HarnessError(f"not within {timeout_s:.0f} s: {what}")
         time.sleep(LOOK_EVERY_S)
     return answer
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 class Watcher:
@@ -219,6 +223,7 @@ class Stage:
             wait_for("all input processed", self._is_drained, DRAIN_TIMEOUT_S)
         except HarnessError as error:
             problems.append(str(error))
+        say("all input processed")
         exits = self.workers.stop()
         problems += [f"at SIGTERM: {e}" for e in exits if e.status != 0]
         try:
@@ -230,6 +235,7 @@ class Stage:
         except HarnessError:
             problems += hanging_transactions(self.config)
         self._let_the_watcher_end()
+        say("workers stopped; asking the oracle")
         verdict = Oracle(self.config, self.traffic.story.poison, self.watcher.seen).judge()
         verdict.problems[:0] = [*problems, *self.watcher.problems]
         return verdict

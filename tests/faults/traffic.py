@@ -152,7 +152,9 @@ class Story:
             yield heapq.heappop(self._due)[2]
 
     def _sent(self, is_label: bool, event: dict[str, object]) -> Sent:
-        return Sent(is_label, event["model"].encode(), json.dumps(event).encode(), event["timestamp"])
+        return Sent(
+            is_label, event["model"].encode(), json.dumps(event).encode(), event["timestamp"]
+        )
 
 
 class Traffic:

@@ -111,9 +111,7 @@ def watch(points, notebook):
         KafkaTasks,
         "commit",
         None,
-        lambda _, __, p, commit: notebook.note(
-            "committed", p, sequence=commit.position.sequence
-        ),
+        lambda _, __, p, commit: notebook.note("committed", p, sequence=commit.position.sequence),
     )
 
 
