@@ -233,7 +233,16 @@ INVALID_RECORD = 87
 ERRORS = {
     Api.PRODUCE: (
         *(refuse, fail),
-        (NOT_LEADER, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, AFTER_APPEND, OUT_OF_ORDER, INVALID_EPOCH, UNKNOWN_PRODUCER, INVALID_RECORD),
+        (
+            NOT_LEADER,
+            REQUEST_TIMED_OUT,
+            NOT_ENOUGH_REPLICAS,
+            AFTER_APPEND,
+            OUT_OF_ORDER,
+            INVALID_EPOCH,
+            UNKNOWN_PRODUCER,
+            INVALID_RECORD,
+        ),
     ),
     Api.END_TXN: (
         refuse,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from kafka import KafkaAdminClient, TopicPartition
 
+from consumers.broker import BrokerError
 from consumers.kafka import KafkaBroker
 from consumers.kafka_changelog import Changelog
 from consumers.kafka_reading import RangeReader
@@ -183,7 +184,11 @@ class Oracle:
         """Whether an engine restored from the changelog goes on as the oracle's does."""
         topic = own_topic(self._config, STATE_SUFFIX)
         records = reader.read(topic, partition, *reader.bounds(topic, partition))
-        taken_over = Changelog(topic).restore(records)
+        try:
+            taken_over = Changelog(topic).restore(records)
+        except BrokerError as error:
+            yield str(error)
+            return
         if taken_over is None:
             yield f"partition {partition}: no state"
             return

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.faults.kinds import all_kinds
 from tests.faults.stage import HarnessError, Stage, say
+from tests.faults.truncation import check_truncated
 from tests.kafka.cluster import Cluster, ClusterError
 from tests.kafka.proxy import FaultProxy
 
@@ -123,6 +124,8 @@ def run(
             cluster.mend()
         verdict = stage.finish()
         verdict.problems[:0] = problems
+        say("a truncated changelog")
+        verdict.problems += check_truncated(stage)
         exits: dict[int, int] = defaultdict(int)
         for end in stage.workers.exits:
             exits[end.status] += 1

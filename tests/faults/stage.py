@@ -208,8 +208,11 @@ class Stage:
             p.leader_id > 0 for p in partitions
         )
 
-    def finish(self) -> Verdict:
+    def finish(self, *, is_patient: bool = True) -> Verdict:
         """End the traffic, let the workers come to its end, stop them, and judge.
+
+        Args:
+            is_patient: whether everything is hoped to come to a good end, and so waited for.
 
         Raises:
             HarnessError: they do not come to its end.
@@ -220,7 +223,7 @@ class Stage:
         self.traffic.finish()
         problems = []
         try:
-            wait_for("all input processed", self._is_drained, DRAIN_TIMEOUT_S)
+            wait_for("all input processed", self._is_drained, DRAIN_TIMEOUT_S if is_patient else 10)
         except HarnessError as error:
             problems.append(str(error))
         say("all input processed")
@@ -230,7 +233,7 @@ class Stage:
             wait_for(
                 "no open transaction",
                 lambda: not hanging_transactions(self.config),
-                HANGING_TIMEOUT_S,
+                HANGING_TIMEOUT_S if is_patient else 1,
             )
         except HarnessError:
             problems += hanging_transactions(self.config)
