@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import signal
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,15 @@ if TYPE_CHECKING:
 def run(config: Config, *, until_idle: bool, with_sink: bool) -> dict[str, Any]:
     """Work until SIGTERM or SIGINT, or with `until_idle` until all input is processed.
 
-    What was being processed when the signal came is committed first.
+    What was being processed when the signal came is committed first, and the sink logs what there
+    is; a signal that comes while it does so keeps what is left for the next run.
 
     Returns:
         The summary.
 
     Raises:
-        BrokerError: the broker cannot be used, or another worker owns every partition.
+        BrokerError: the broker cannot be used, a commit cannot be made, or another worker owns
+            every partition.
     """
     started_s = time.monotonic()
     # Pending predictions are many and live long; looking through them for cycles is wasted.
@@ -37,26 +38,35 @@ def run(config: Config, *, until_idle: bool, with_sink: bool) -> dict[str, Any]:
     with (
         open_broker(config) as broker,
         broker.tasks() as tasks,
-        _stop_signals() as stop,
+        _stop_signals() as signals,
     ):
         worker = Worker(config, tasks, state_key=state_key(config))
         worker.start()
-        with SinkProcess(config) if with_sink else contextlib.nullcontext():
-            worker.run(until_idle=until_idle, should_stop=stop.is_set)
+        sink = SinkProcess(config) if with_sink else None
+        try:
+            worker.run(
+                until_idle=until_idle,
+                should_stop=lambda: bool(signals),
+                each_turn=sink.look_after if sink is not None else lambda: None,
+            )
             seconds = time.monotonic() - started_s
+        finally:
+            if sink is not None:
+                n_used = min(len(signals), 1)
+                sink.close(hurry=lambda: len(signals) > n_used)
         return summarize(broker, config, worker.totals(), seconds)
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, instead of what they do otherwise."""
-    stop = threading.Event()
+def _stop_signals() -> Iterator[list[int]]:
+    """The SIGTERMs and SIGINTs that have come, instead of what they do otherwise."""
+    received: list[int] = []
     previous = {
-        number: signal.signal(number, lambda *_: stop.set())
+        number: signal.signal(number, lambda number, _: received.append(number))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        yield stop
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
