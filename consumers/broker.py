@@ -27,6 +27,10 @@ class UnknownTopicError(BrokerError):
     """The topic does not exist."""
 
 
+class NotRetainedError(BrokerError):
+    """Records that were asked for have been deleted by retention."""
+
+
 class FencedError(BrokerError):
     """Another worker has taken this partition over; nothing was written, drop its state."""
 
@@ -245,7 +249,7 @@ class Broker(Protocol):
         """The records with start_offset <= offset < end_offset.
 
         Raises:
-            BrokerError: some of them are no longer retained.
+            NotRetainedError: some of them are no longer retained.
         """
         ...
 

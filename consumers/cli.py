@@ -31,6 +31,12 @@ class _UsageError(click.ClickException):
     exit_code = 2
 
 
+class _NotComparableError(click.ClickException):
+    """Nothing is wrong, and not everything can be shown to be right."""
+
+    exit_code = 3
+
+
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `-c`, `--data-dir` and `--kafka`, and hand it the configuration they make."""
 
@@ -251,7 +257,11 @@ def tail(config: Config, **options: Any) -> None:
 @cli.command()
 @_config_options
 def verify(config: Config) -> None:
-    """Replay the journal through a fresh core and compare every digest."""
+    """Replay the journal through a fresh core and compare every digest.
+
+    The status is 0 when every commit agrees, 1 when one differs, and 3 when none differs but some
+    cannot be compared, because their input or configuration is no longer there.
+    """
     from consumers.settings import open_broker, state_key
     from consumers.verify import verify_all
 
@@ -264,8 +274,12 @@ def verify(config: Config) -> None:
         )
     problems = [result for result in results if result.problem is not None]
     if problems:
-        raise click.ClickException(
-            "; ".join(f"partition {result.partition}: {result.problem}" for result in problems)
+        differs = any(result.outcome == "differs" for result in problems)
+        raise (click.ClickException if differs else _NotComparableError)(
+            "; ".join(
+                f"partition {result.partition}: {result.outcome}: {result.problem}"
+                for result in problems
+            )
         )
 
 
@@ -397,7 +411,7 @@ def main() -> None:
     """Run the command line.
 
     An error is one line on stderr; the status is 2 for a wrong call or configuration, 1 for what
-    went wrong while running.
+    went wrong while running. `verify` and `sink` have a status of their own besides.
     """
     try:
         status = cli.main(standalone_mode=False)

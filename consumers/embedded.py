@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
-from consumers.broker import BrokerError, JournalEntry, TopicInfo
+from consumers.broker import BrokerError, JournalEntry, NotRetainedError, TopicInfo
 from consumers.embedded_clients import EmbeddedProducer, EmbeddedReader
 from consumers.embedded_database import (
     DATABASE_NAME,
@@ -120,8 +120,8 @@ class EmbeddedBroker:
 
         Raises:
             UnknownTopicError: there is no such topic.
-            BrokerError: there is no such partition, or some of the records are no longer retained
-                or not yet written.
+            NotRetainedError: some of the records are no longer retained.
+            BrokerError: there is no such partition, or some of them are not yet written.
         """
         logs = logs_of(self._logs, topic)
         if not 0 <= partition < len(logs):
@@ -133,7 +133,7 @@ class EmbeddedBroker:
         with self._database.reading() as connection:
             oldest, end = bounds(connection, logs[partition])
             if start_offset < oldest:
-                raise BrokerError(
+                raise NotRetainedError(
                     f"{topic!r} partition {partition} is retained from offset {oldest}, and "
                     f"{start_offset} is gone; a longer broker.retention keeps more"
                 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import signal
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,8 @@ def run(
 ) -> dict[str, Any]:
     """Work until SIGTERM or SIGINT, or with `until_idle` until all input is processed.
 
-    What was being processed when the signal came is committed first.
+    What was being processed when the signal came is committed first, and the sink logs what there
+    is; a signal that comes while it does so keeps what is left for the next run.
 
     Args:
         config: the whole configuration.
@@ -40,7 +40,8 @@ def run(
         The summary.
 
     Raises:
-        BrokerError: the broker cannot be used, or another worker owns every partition.
+        BrokerError: the broker cannot be used, a commit cannot be made, or another worker owns
+            every partition.
     """
     started_s = time.monotonic()
     # Pending predictions are many and live long; looking through them for cycles is wasted.
@@ -48,19 +49,27 @@ def run(
     with (
         open_broker(config) as broker,
         broker.tasks() as tasks,
-        _stop_signals() as stop,
+        _stop_signals() as signals,
     ):
         worker = Worker(config, tasks, state_key=state_key(config))
         worker.start()
-        with SinkProcess(config) if with_sink else contextlib.nullcontext():
-            pulse = _Pulse(alive)
+        sink = SinkProcess(config) if with_sink else None
+        pulse = _Pulse(alive)
 
-            def should_stop() -> bool:
-                pulse.beat()
-                return stop.is_set()
+        def each_turn() -> None:
+            pulse.beat()
+            if sink is not None:
+                sink.look_after()
 
-            worker.run(until_idle=until_idle, should_stop=should_stop)
+        try:
+            worker.run(
+                until_idle=until_idle, should_stop=lambda: bool(signals), each_turn=each_turn
+            )
             seconds = time.monotonic() - started_s
+        finally:
+            if sink is not None:
+                n_used = min(len(signals), 1)
+                sink.close(hurry=lambda: len(signals) > n_used)
         return summarize(broker, config, worker.totals(), seconds)
 
 
@@ -79,15 +88,15 @@ class _Pulse:
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, instead of what they do otherwise."""
-    stop = threading.Event()
+def _stop_signals() -> Iterator[list[int]]:
+    """The SIGTERMs and SIGINTs that have come, instead of what they do otherwise."""
+    received: list[int] = []
     previous = {
-        number: signal.signal(number, lambda *_: stop.set())
+        number: signal.signal(number, lambda number, _: received.append(number))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        yield stop
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

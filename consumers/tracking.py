@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from consumers.broker import BrokerError, BrokerTimeoutError
 from consumers.settings import open_broker
+from consumers.sink_process import RECORDS_WAIT_STATUS
 from consumers.tracking_records import Entry, RunKey, UnreadableRecordError, read_entry
 from consumers.tracking_runs import RunLog
 from consumers.tracking_store import (
@@ -265,7 +266,7 @@ def main_child(config: Config) -> int:
     it to both.
 
     Returns:
-        The exit code: 0 when everything is logged, 1 when records wait in the topics.
+        The exit code: 0 when everything is logged, 3 when records wait in the topics.
     """
     drain = threading.Event()
     threading.Thread(target=_set_at_end_of_input, args=(drain,), daemon=True).start()
@@ -277,7 +278,7 @@ def main_service(config: Config) -> int:
     """The sink as a program of its own: SIGINT or SIGTERM ends it after the batch at hand.
 
     Returns:
-        The exit code: 0 when everything is logged, 1 when records wait in the topics.
+        The exit code: 0 when everything is logged, 3 when records wait in the topics.
     """
     return _main(config, threading.Event(), [signal.SIGINT, signal.SIGTERM])
 
@@ -292,7 +293,7 @@ def _main(config: Config, drain: threading.Event, leave_at: list[signal.Signals]
         log.warning(
             "%d records wait in the topics for MLflow; the next sink logs them", report.n_waiting
         )
-    return int(report.n_waiting > 0)
+    return RECORDS_WAIT_STATUS if report.n_waiting else 0
 
 
 def _set_at_end_of_input(event: threading.Event) -> None:

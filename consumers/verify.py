@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from consumers.broker import NotRetainedError
 from stream.engine import Engine
 
 if TYPE_CHECKING:
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
     from consumers.broker import Broker, JournalEntry
     from stream.config import Config
+    from stream.records import Record
+
+
+Outcome = Literal["agrees", "differs", "not comparable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,51 +27,62 @@ class Verified:
         partition: its number.
         n_commits: commits whose digest was compared and agreed.
         n_records: input records replayed.
+        outcome: whether the whole journal agrees, a commit differs, or from one on nothing can be
+            said, because its input is no longer retained or its configuration was another.
         problem: why the replay ended before the journal did; None when all of it agrees.
     """
 
     partition: int
     n_commits: int
     n_records: int
-    problem: str | None
+    outcome: Outcome
+    problem: str | None = None
 
 
 def verify(broker: Broker, config: Config, partition: int, state_key: bytes | None) -> Verified:
     """Replay one partition's journal; whether the core does again what it did then."""
     engine = Engine(config, partition, state_key=state_key)
-    topics = config.topics
     n_records = n_commits = 0
     for entry in broker.journal(partition):
-        problem = _obstacle(entry, n_commits, config)
-        if problem is None:
-            predictions = broker.fetch(
-                topics.predictions, partition, entry.prediction_from, entry.prediction_to
+        try:
+            predictions, labels = _input(entry, n_commits, broker, config)
+        except _NotComparableError as error:
+            return Verified(partition, n_commits, n_records, "not comparable", str(error))
+        engine.process(predictions, labels)
+        engine.take_chunks()
+        n_records += len(predictions) + len(labels)
+        if engine.digest != entry.state_digest:
+            problem = (
+                f"commit {entry.sequence}: the digest is {entry.state_digest} in the journal,"
+                f" {engine.digest} in the replay"
             )
-            labels = broker.fetch(topics.labels, partition, entry.label_from, entry.label_to)
-            engine.process(predictions, labels)
-            engine.take_chunks()
-            n_records += len(predictions) + len(labels)
-            if engine.digest != entry.state_digest:
-                problem = (
-                    f"commit {entry.sequence}: the digest is {entry.state_digest} in the journal,"
-                    f" {engine.digest} in the replay"
-                )
-        if problem is not None:
-            return Verified(partition, n_commits, n_records, problem)
+            return Verified(partition, n_commits, n_records, "differs", problem)
         n_commits += 1
-    return Verified(partition, n_commits, n_records, None)
+    return Verified(partition, n_commits, n_records, "agrees")
 
 
-def _obstacle(entry: JournalEntry, n_commits: int, config: Config) -> str | None:
-    """Why an entry cannot be compared."""
+class _NotComparableError(Exception):
+    """Why a commit, and each one after it, cannot be compared."""
+
+
+def _input(
+    entry: JournalEntry, n_commits: int, broker: Broker, config: Config
+) -> tuple[list[Record], list[Record]]:
+    """The predictions and labels of a commit that follows on `n_commits` others."""
+    gone = f"the input of commit {n_commits + 1} is no longer retained"
     if entry.sequence != n_commits + 1:
-        return (
-            f"the journal goes on at commit {entry.sequence}: the input of the {n_commits + 1}th"
-            " is no longer retained"
-        )
+        raise _NotComparableError(f"{gone}, and the journal goes on at commit {entry.sequence}")
     if entry.config_digest != config.digest():
-        return f"commit {entry.sequence} was made under another configuration"
-    return None
+        raise _NotComparableError(f"commit {entry.sequence} was made under another configuration")
+    topics, p = config.topics, entry.partition
+    try:
+        return (
+            broker.fetch(topics.predictions, p, entry.prediction_from, entry.prediction_to),
+            broker.fetch(topics.labels, p, entry.label_from, entry.label_to),
+        )
+    except NotRetainedError as error:
+        # It went between the reading of the journal and this.
+        raise _NotComparableError(gone) from error
 
 
 def verify_all(broker: Broker, config: Config, state_key: bytes | None) -> Iterator[Verified]:

@@ -116,8 +116,16 @@ class Worker:
         """
         self._apply(self._broker.rebalance())
 
-    def run(self, *, until_idle: bool, should_stop: Callable[[], bool]) -> None:
+    def run(
+        self,
+        *,
+        until_idle: bool,
+        should_stop: Callable[[], bool],
+        each_turn: Callable[[], None] = lambda: None,
+    ) -> None:
         """Work until told to stop, or with `until_idle` until all input is processed.
+
+        `each_turn` is called between polls, a few times a second while there is little to do.
 
         A broker that is busy, and partitions lost to another worker, are waited for.
 
@@ -126,6 +134,7 @@ class Worker:
             ValueError: as from `start`.
         """
         while not should_stop():
+            each_turn()
             try:
                 self._apply(self._broker.rebalance())
                 if not self.step(_POLL_S) and until_idle and self._broker.idle():

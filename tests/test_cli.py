@@ -12,6 +12,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +22,12 @@ import pytest
 import yaml
 from harness import START_MS, read_topic
 
+from consumers.broker import NotRetainedError
 from consumers.cli import cli, main
 from consumers.demo_stream import demo_stream
 from consumers.embedded import EmbeddedBroker
 from consumers.settings import read_config
+from consumers.verify import verify_all
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS = ROOT.parent / "shared" / "data" / "streams"
@@ -550,15 +553,57 @@ def test_verify_agrees_until_something_is_tampered_with(streamgauge, worked, sql
     ended = streamgauge(*command)
     assert ended.status == 1
     (line,) = ended.err.splitlines()
-    assert re.match(f"error: partition 0: {expected}", line), line
+    assert re.match(f"error: partition 0: differs: {expected}", line), line
 
 
 def test_verify_says_so_when_the_configuration_is_another(streamgauge, worked, tmp_path):
     path = write_config(tmp_path, "defaults: {metrics: {every: 10}}")
     ended = streamgauge("verify", "-c", path, "--data-dir", worked)
     assert (ended.status, ended.err) == (
-        1,
-        "error: partition 0: commit 1 was made under another configuration\n",
+        3,
+        "error: partition 0: not comparable: commit 1 was made under another configuration\n",
+    )
+
+
+def test_verify_says_so_when_the_input_is_no_longer_retained(streamgauge, worked):
+    config = read_config(None, worked)
+    for first in (250, 300):
+        common = ("--data-dir", worked)
+        for topic, lines in zip(INPUTS, events(first + 50), strict=True):
+            new = lines[first:]
+            streamgauge("produce", "--topic", topic, *common, stdin=b"\n".join(new))
+        streamgauge("run", "--until-idle", "--no-sink", *common)
+    assert streamgauge("verify", "--data-dir", worked).status == 0
+    with EmbeddedBroker(config) as broker, closing(broker.tasks()) as tasks:
+        tasks.rebalance()
+        broker.apply_retention(time.time_ns() // 1_000_000 + 8 * 86_400_000)
+    with EmbeddedBroker(config) as broker:
+        assert list(broker.journal(0)) == []
+    for topic, lines in zip(INPUTS, events(360), strict=True):
+        streamgauge(
+            "produce", "--topic", topic, "--data-dir", worked, stdin=b"\n".join(lines[350:])
+        )
+    streamgauge("run", "--until-idle", "--no-sink", "--data-dir", worked)
+    ended = streamgauge("verify", "--data-dir", worked)
+    assert (ended.status, ended.out) == (3, "partition 0: 0 commits of 0 records agree\n")
+    assert ended.err == (
+        "error: partition 0: not comparable: the input of commit 1 is no longer retained, and the"
+        " journal goes on at commit 4\n"
+    )
+
+
+def test_verify_says_so_when_retention_is_quicker_than_it_is(worked, monkeypatch):
+    config = read_config(None, worked)
+
+    def gone(*_):
+        raise NotRetainedError("it went")
+
+    with EmbeddedBroker(config) as broker:
+        monkeypatch.setattr(broker, "fetch", gone)
+        (verified,) = verify_all(broker, config, None)
+    assert (verified.outcome, verified.problem) == (
+        "not comparable",
+        "the input of commit 1 is no longer retained",
     )
 
 

@@ -597,7 +597,7 @@ def test_a_signal_ends_the_process_and_it_says_what_waits(tmp_path, main, number
     with sink_process(main, tmp_path, "http://127.0.0.1:9") as child:
         assert child.stderr.readline().startswith("nothing goes to MLflow")
         child.send_signal(number)
-        assert child.wait(timeout=20) == 1
+        assert child.wait(timeout=20) == 3
         (line,) = child.stderr.read().splitlines()
     assert line.startswith("2 records wait in the topics for MLflow")
 
