@@ -14,8 +14,8 @@ import msgspec
 
 from stream.align import merge
 from stream.events import EventError, decode_label, decode_prediction
-from stream.model import Misfit, ModelState
-from stream.monitor import Alarmed, Metrics
+from stream.model import ModelState
+from stream.monitor import Alarmed, DataProblem, Metrics
 from stream.publish import Publisher
 from stream.snapshot import JoinLog, SnapshotError, chunk_name, pack, split_name, unpack
 
@@ -136,7 +136,7 @@ class Engine:
             return publisher.metrics(item.model, item.version, finding)
         if isinstance(finding, Alarmed):
             return publisher.alarm(item.model, item.version, finding)
-        if isinstance(finding, Misfit):
+        if isinstance(finding, DataProblem):
             return publisher.data_problem(item.model, item.version, finding)
         # Numbered here, in the order of the outcomes: the same however the input was cut.
         self._n_retrains += 1
