@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from detectors.base import Alarm, Detector
+from detectors.base import Alarm, Detector, DetectorError
 
 if TYPE_CHECKING:
     from detectors.adwin import ADWIN
@@ -27,6 +27,7 @@ __all__ = [
     "ADWIN",
     "Alarm",
     "Detector",
+    "DetectorError",
     "PageHinkley",
     "RiverDetector",
     "detector_from_state",

@@ -41,6 +41,23 @@ class Alarm:
     onset: int
 
 
+class DetectorError(RuntimeError):
+    """A detector broke on a value that it should have taken.
+
+    The values before it have been taken. The detector is of no use until it is given a new
+    baseline; then it goes on with the values after.
+
+    Attributes:
+        index: 0-based count of values taken before the one it broke on.
+        alarms: those that the values before it in the same call raised.
+    """
+
+    def __init__(self, message: str, index: int, alarms: list[Alarm]) -> None:
+        super().__init__(message)
+        self.index = index
+        self.alarms = alarms
+
+
 @runtime_checkable
 class Detector(Protocol):
     """A sequential change detector over one stream of finite numbers.
@@ -61,6 +78,7 @@ class Detector(Protocol):
         Raises:
             ValueError: `x` is not finite (or not what the detector can use); the state is as
                 it was.
+            DetectorError: the detector broke.
         """
         ...
 
@@ -69,6 +87,7 @@ class Detector(Protocol):
 
         Raises:
             ValueError: the detector cannot use some value; none has been taken.
+            DetectorError: the detector broke; the values before have been taken.
         """
         ...
 

@@ -11,7 +11,7 @@ from river import __version__ as river_version
 from river.base import BinaryDriftDetector, DriftDetector
 
 from detectors import checks, codec
-from detectors.base import Alarm, Direction, Kind
+from detectors.base import Alarm, DetectorError, Direction, Kind
 from detectors.sequential import Sequential
 from detectors.split import Past
 
@@ -86,7 +86,7 @@ class RiverDetector(Sequential):
         detector = self._detector
         update, has_warnings = detector.update, hasattr(detector, "warning_detected")
         past, in_warning = self._past, self._in_warning
-        alarms = []
+        alarms: list[Alarm] = []
         try:
             for index, x in enumerate(values, self._n_seen):
                 update(x)
@@ -101,7 +101,10 @@ class RiverDetector(Sequential):
                         alarms.append(_alarm(index, "warning", past))
         except Exception as error:
             # Not a ValueError, whatever it was: that would say that the state is as before.
-            raise RuntimeError(f"{self._path} failed at value {index}: {error!r}") from error
+            self._n_seen = index
+            raise DetectorError(
+                f"{self._path} failed at value {index}: {error!r}", index, alarms
+            ) from error
         self._past, self._in_warning = past, bool(in_warning)
         self._n_seen += len(values)
         return alarms

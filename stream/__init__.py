@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stream.engine import Engine
     from stream.events import EventError, Label, Prediction
     from stream.join import Outcome
-    from stream.monitor import Alarmed, Metrics, Monitor, Retrain
+    from stream.monitor import Alarmed, DataProblem, Metrics, Monitor, Retrain
     from stream.records import Output, Record
 
 _HOMES = {
@@ -23,6 +23,7 @@ _HOMES = {
     "Alarmed": "monitor",
     "Config": "config",
     "ConfigError": "config",
+    "DataProblem": "monitor",
     "Engine": "engine",
     "EventError": "events",
     "Label": "events",
@@ -44,6 +45,7 @@ __all__ = [
     "Alarmed",
     "Config",
     "ConfigError",
+    "DataProblem",
     "Engine",
     "EventError",
     "Label",

@@ -18,8 +18,8 @@ from stream.align import merge
 from stream.events import EventError, decode_label, decode_prediction
 from stream.idle import IdleModels
 from stream.join import JoinCounts
-from stream.model import Misfit, ModelState
-from stream.monitor import Alarmed, Metrics, Monitor
+from stream.model import ModelState
+from stream.monitor import Alarmed, DataProblem, Metrics, Monitor
 from stream.publish import Publisher
 from stream.snapshot import (
     JoinLog,
@@ -196,7 +196,7 @@ class Engine:
             return publisher.metrics(item.model, item.version, finding)
         if isinstance(finding, Alarmed):
             return publisher.alarm(item.model, item.version, finding)
-        if isinstance(finding, Misfit):
+        if isinstance(finding, DataProblem):
             return publisher.data_problem(item.model, item.version, finding)
         # Numbered here, in the order of the outcomes: the same however the input was cut.
         self._counts.n_retrains += 1

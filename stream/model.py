@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -11,7 +10,7 @@ from msgspec import Struct
 from stream.events import EventError
 from stream.join import ModelJoin
 from stream.learner import Learner, LearnerStateError
-from stream.monitor import Finding, Monitor
+from stream.monitor import DataProblem, Finding, Monitor
 from stream.snapshot import pack, unpack
 from stream.task import TaskSpec
 
@@ -24,22 +23,13 @@ if TYPE_CHECKING:
 _ROLLED_BACK_AFTER = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """An outcome whose label is no value of its version's task."""
-
-    index: int
-    timestamp_ms: int
-    detail: str
-
-
 class Found(NamedTuple):
     """A finding about a version; `order` is the place of its outcome in the batch."""
 
     order: int
     model: str
     version: str
-    finding: Finding | Misfit
+    finding: Finding
 
 
 class Version(Struct, array_like=True):
@@ -243,8 +233,8 @@ class ModelState:
                     f" prediction {outcome.y_pred!r} are not both values of a"
                     f" {self._versions[name].spec.task}; they were left out"
                 )
-                misfit = Misfit(index, outcome.timestamp_ms, detail)
-                found.append(Found(order, self.name, name, misfit))
+                problem = DataProblem(index, outcome.timestamp_ms, "data", "join", detail)
+                found.append(Found(order, self.name, name, problem))
         return found
 
     @property

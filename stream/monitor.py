@@ -11,7 +11,7 @@ import numpy as np
 from stream.loss import make_loss
 from stream.performance import Performance
 from stream.policy import Episode, EpisodeAlarm, Policy
-from stream.signal import Found, Signal
+from stream.signal import Failed, Found, Signal
 from stream.window import Block, Columns, WindowIndex
 
 if TYPE_CHECKING:
@@ -47,6 +47,17 @@ class Alarmed:
 
 
 @dataclass(frozen=True, slots=True)
+class DataProblem:
+    """What the core cannot use, although each of its events was well formed."""
+
+    index: int
+    timestamp_ms: int
+    signal: str
+    detector: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retrain:
     """A decision to ask for a retrain, with what was known at the deciding outcome."""
 
@@ -58,7 +69,7 @@ class Retrain:
     since: Block
 
 
-Finding = Metrics | Alarmed | Retrain
+Finding = Metrics | Alarmed | DataProblem | Retrain
 
 
 class Monitor:
@@ -121,7 +132,7 @@ class Monitor:
                 key=lambda item: item.index,
             )
         columns = Columns(outcomes, losses)
-        by_index: dict[int, list[Found]] = {}
+        by_index: dict[int, list[Found | Failed]] = {}
         for item in found:
             by_index.setdefault(item.index - start, []).append(item)
         self._performance.record(outcomes)
@@ -149,7 +160,7 @@ class Monitor:
             learner_losses[i : i + 1] = self.learner.losses(one, self._loss)
         return losses, learner_losses
 
-    def _stops(self, by_index: Mapping[int, list[Found]], n: int, start: int) -> list[int]:
+    def _stops(self, by_index: Mapping[int, list[Found | Failed]], n: int, start: int) -> list[int]:
         """Positions in the segment at which the policy has something to look at."""
         if self._policy.has_period:
             return list(range(n))
@@ -160,10 +171,14 @@ class Monitor:
         return sorted(stops)
 
     def _decide(
-        self, index: int, outcome: Outcome, found: Sequence[Found], findings: list[Finding]
+        self, index: int, outcome: Outcome, found: Sequence[Found | Failed], findings: list[Finding]
     ) -> None:
         timestamp_ms = outcome.timestamp_ms
-        findings.extend(self._alarmed(item, timestamp_ms) for item in found)
+        for item in found:
+            if isinstance(item, Failed):
+                findings.append(_problem(item, timestamp_ms))
+            else:
+                findings.append(self._alarmed(item, timestamp_ms))
         self._ask(index, timestamp_ms, self._policy.decide(index, timestamp_ms), findings)
         self._ask(index, timestamp_ms, self._policy.on_time(index, timestamp_ms), findings)
 
@@ -238,6 +253,11 @@ class Monitor:
         if self._learner_error is not None and state["learner_error"] is not None:
             afresh += self._learner_error.restore(state["learner_error"])
         return afresh
+
+
+def _problem(item: Failed, timestamp_ms: int) -> DataProblem:
+    detail = f"{item.detail} (failure {item.n} of this detector, which goes on without the value)"
+    return DataProblem(item.index, timestamp_ms, item.signal, item.detector, detail)
 
 
 def _episode_alarm(item: Found, kind: AlarmKind, timestamp_ms: int) -> EpisodeAlarm:

@@ -26,8 +26,7 @@ from stream.records import Output
 if TYPE_CHECKING:
     from stream.config import Config
     from stream.events import EventError
-    from stream.model import Misfit
-    from stream.monitor import Alarmed, Metrics, Retrain
+    from stream.monitor import Alarmed, DataProblem, Metrics, Retrain
     from stream.policy import EpisodeAlarm
     from stream.records import Record
 
@@ -94,14 +93,16 @@ class Publisher:
         )
         return self._alarm_output(event, found.timestamp_ms)
 
-    def data_problem(self, model: str, version: str, found: Misfit) -> Output:
-        """Input that the core cannot use although each of its events was well formed."""
+    def data_problem(self, model: str, version: str, found: DataProblem) -> Output:
+        """What the core cannot use although each of its events was well formed."""
         event = AlarmEvent(
-            alarm_id=self._id(model, version, "data", found.detail, found.index),
+            alarm_id=self._id(
+                model, version, found.signal, found.detector, found.detail, found.index
+            ),
             model=model,
             version=version,
-            signal="data",
-            detector="join",
+            signal=found.signal,
+            detector=found.detector,
             kind="data_problem",
             direction="none",
             index=found.index,

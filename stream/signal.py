@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detectors import detector_from_state, make_detector
+from detectors import DetectorError, detector_from_state, make_detector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,6 +29,17 @@ class Found:
     alarm: Alarm
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A detector failed on the value of an outcome, for the `n`-th time; it goes on without."""
+
+    index: int
+    signal: str
+    detector: str
+    detail: str
+    n: int
+
+
 class Signal:
     """The detectors of one signal.
 
@@ -43,29 +54,40 @@ class Signal:
         self._detectors: dict[str, Detector] = {
             key: make_detector(c.kind, c.params) for key, c in self._configs.items()
         }
+        self._n_failed = dict.fromkeys(self._configs, 0)
         self._n = 0
         self._total = 0.0
 
-    def update(self, values: NDArray[np.float64], start: int) -> list[Found]:
+    def update(self, values: NDArray[np.float64], start: int) -> list[Found | Failed]:
         """Take the values of the outcomes from `start` on; NaN means that there is none.
 
+        A detector that breaks takes a new baseline, and a value that it refuses is not for it.
+
         Returns:
-            The alarms, by outcome index, then by detector in the configuration's order.
+            The alarms, and the detectors' failures number 1, 2, 4, 8 and so on: one that always
+            fails is no flood. By outcome index, then by detector in the configuration's order.
         """
         present = np.flatnonzero(np.isfinite(values))
         values = values[present]
         for value in values.tolist():
             self._total += value
         self._n += len(values)
-        found = []
+        found: list[Found | Failed] = []
         for name, detector in self._detectors.items():
-            before = detector.n_seen
-            for alarm in detector.update_many(values):
-                index = start + int(present[alarm.index - before])
-                onset = max(0, index - (alarm.index - alarm.onset))
-                found.append(Found(index, onset, self.name, name, alarm))
+            for position, said in _fed(detector, values):
+                index = start + int(present[position])
+                if isinstance(said, Exception):
+                    found.extend(self._failed(name, index, said))
+                else:
+                    onset = max(0, index - (said.index - said.onset))
+                    found.append(Found(index, onset, self.name, name, said))
         found.sort(key=lambda item: item.index)
         return found
+
+    def _failed(self, name: str, index: int, error: Exception) -> list[Failed]:
+        self._n_failed[name] = n = self._n_failed[name] + 1
+        is_power_of_two = n & (n - 1) == 0
+        return [Failed(index, self.name, name, str(error), n)] if is_power_of_two else []
 
     def rebaseline(self, names: Iterable[str]) -> None:
         """Give those of the named detectors that are on this signal a new baseline."""
@@ -79,6 +101,8 @@ class Signal:
         for name, detector in self._detectors.items():
             for key, value in detector.readings().items():
                 values[f"{name}.{key}"] = value
+            if self._n_failed[name]:
+                values[f"{name}.n_failed"] = float(self._n_failed[name])
         return values
 
     def state(self) -> dict[str, Any]:
@@ -86,6 +110,7 @@ class Signal:
         return {
             "n": self._n,
             "total": self._total,
+            "n_failed": self._n_failed,
             "detectors": {
                 name: [c.kind, c.params, self._detectors[name].state()]
                 for name, c in self._configs.items()
@@ -101,6 +126,7 @@ class Signal:
         self._n, self._total = state["n"], state["total"]
         afresh = []
         for name, config in self._configs.items():
+            self._n_failed[name] = state["n_failed"].get(name, 0)
             kind, params, stored = state["detectors"].get(name, (None, None, None))
             if (kind, params) != (config.kind, config.params):
                 afresh.append(name)
@@ -110,3 +136,32 @@ class Signal:
             except ValueError:
                 afresh.append(name)
         return afresh
+
+
+def _fed(
+    detector: Detector, values: NDArray[np.float64]
+) -> list[tuple[int, Alarm | DetectorError | ValueError]]:
+    """Feed a detector whatever it takes; its alarms and failures, by position in `values`."""
+    said: list[tuple[int, Alarm | DetectorError | ValueError]] = []
+    pieces = [(0, values)]
+    while pieces:
+        start, piece = pieces.pop()
+        before = detector.n_seen
+        try:
+            alarms = detector.update_many(piece)
+        except DetectorError as error:
+            detector.rebaseline()
+            stop = start + error.index - before
+            said += ((start + alarm.index - before, alarm) for alarm in error.alarms)
+            said.append((stop, error))
+            pieces.append((stop + 1, values[stop + 1 : start + len(piece)]))
+        except ValueError as error:
+            # It has taken none. Halve, until the value that it refuses is alone.
+            middle = len(piece) // 2
+            if middle:
+                pieces += [(start + middle, piece[middle:]), (start, piece[:middle])]
+            else:
+                said.append((start, error))
+        else:
+            said += ((start + alarm.index - before, alarm) for alarm in alarms)
+    return said

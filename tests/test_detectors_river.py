@@ -10,7 +10,7 @@ import pytest
 import river.drift
 from river.base import DriftAndWarningDetector, DriftDetector
 
-from detectors import RiverDetector, detector_from_state
+from detectors import DetectorError, RiverDetector, detector_from_state
 
 HERE = __name__
 
@@ -146,8 +146,31 @@ def test_refuses_what_is_no_detector(path: str, params: dict[str, Any], message:
 def test_a_failure_inside_river_is_not_taken_for_a_bad_value() -> None:
     # River draws 30 of the 20 values that are not recent.
     detector = RiverDetector("river.drift.KSWIN", {"window_size": 50, "stat_size": 30})
-    with pytest.raises(RuntimeError, match=r"river\.drift\.KSWIN failed at value 49: ValueError"):
+    with pytest.raises(DetectorError, match=r"river\.drift\.KSWIN failed at value 49: ValueError"):
         detector.update_many(np.zeros(60))
+    assert detector.n_seen == 49
+
+
+class Brittle(Scripted):
+    """A scripted one that breaks on 9, and is of no use from then on."""
+
+    broken = False
+
+    def update(self, x: float) -> None:
+        if x == 9 or self.broken:
+            self.broken = True
+            raise ZeroDivisionError
+        super().update(x)
+
+
+def test_a_broken_detector_tells_what_it_had_found_and_goes_on_from_a_new_baseline() -> None:
+    detector = RiverDetector(f"{HERE}.Brittle")
+    with pytest.raises(DetectorError, match="failed at value 3: ZeroDivisionError") as caught:
+        detector.update_many(np.array([0, 2, 1, 9, 0, 2.0]))
+    told = [(alarm.index, alarm.kind) for alarm in caught.value.alarms]
+    assert (told, caught.value.index, detector.n_seen) == ([(1, "drift"), (2, "warning")], 3, 3)
+    detector.rebaseline()
+    assert [(a.index, a.kind) for a in detector.update_many(np.array([0, 2.0]))] == [(4, "drift")]
 
 
 def test_a_state_holds_only_its_own_detector() -> None:

@@ -292,6 +292,23 @@ def test_a_version_keeps_its_task_when_the_configuration_changes_it(task):
     assert engine.totals().n_outcomes == 20
 
 
+def test_no_detector_makes_an_event_fatal():
+    # `config check` refuses this; a configuration that nobody has checked must not loop.
+    feed = Feed()
+    for i in range(60):
+        feed.label(str(i), 1.5, prediction=1.5 + i % 7, version="1")
+    config = load_config({"defaults": {"detectors": {"ddm": {"kind": "river.drift.binary.DDM"}}}})
+    result = run(config, feed.merged, [7], restarts={2, 5})
+    assert result.engine.totals().n_outcomes == 60
+    alarms = result.json("drift-alarms")
+    assert {(a["kind"], a["signal"], a["detector"]) for a in alarms} == {
+        ("data_problem", "error", "ddm")
+    }
+    assert 4 <= len(alarms) <= 6
+    assert len({a["alarm_id"] for a in alarms}) == len(alarms)
+    assert not result.topic("dead-letters")
+
+
 # Requests.
 
 

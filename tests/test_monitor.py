@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stream.config import LearnerConfig, load_config
 from stream.join import Outcome
 from stream.learner import Learner
-from stream.monitor import Alarmed, Metrics, Monitor, Retrain
+from stream.monitor import Alarmed, DataProblem, Metrics, Monitor, Retrain
 from stream.signal import Signal
 
 
@@ -252,6 +252,46 @@ def test_the_window_of_a_detector_that_does_not_tell_onsets_goes_back_to_the_cha
     assert 760 <= request.episode.onset <= 810
     before, since = request.metrics["error"]
     assert since > before + 0.2
+
+
+def problems(findings):
+    return [(p.index, p.detector, p.detail) for p in of(DataProblem, findings)]
+
+
+def test_a_detector_that_breaks_is_a_data_problem_and_goes_on():
+    # KSWIN draws 30 of the 20 values that are not recent, and breaks whenever its window is full.
+    kswin = {"kind": "river.drift.KSWIN", "params": {"window_size": 50, "stat_size": 30}}
+    kswin["asks"] = False
+    config = model(detectors={"kswin": kswin, **TOUCHY["detectors"]}, metrics={"every": 10})
+    outcomes = errors((0.1, 200), (0.9, 60))
+    findings = found(config, outcomes)
+    indices, detectors, details = zip(*problems(findings), strict=True)
+    assert (indices, set(detectors)) == ((49, 99, 199), {"kswin"}), "the 1st, 2nd and 4th failure"
+    assert "river.drift.KSWIN failed at value 49: ValueError" in details[0]
+    assert of(Retrain, findings), "the others are as well as ever"
+    readings = [m.values for m in of(Metrics, findings) if m.signal == "error"]
+    assert readings[-1]["kswin.n_failed"] == 5
+    assert "adwin.n_failed" not in readings[-1]
+    for sizes in ([1], [37, 5]):
+        assert_cuts_do_not_matter(lambda: Monitor(config, "classification"), outcomes, sizes)
+
+
+def test_a_binary_detector_leaves_out_the_losses_that_are_not_for_it():
+    ddm = {"kind": "river.drift.binary.DDM"}
+    config = model(detectors={"ddm": ddm}, metrics={"every": 10})
+    outcomes = [
+        Outcome("1", 0.0, 2.0 + i % 2 if i % 3 else 0.0, timestamp_ms=T0 + i) for i in range(100)
+    ]
+    findings = found(config, outcomes, "regression")
+    assert all("takes 0 or 1, got 0." in detail for _, _, detail in problems(findings))
+    assert len(problems(findings)) == 7, "1, 2, 4, ... 64 of the 66"
+    for sizes in ([1], [37, 5]):
+        assert_cuts_do_not_matter(lambda: Monitor(config, "regression"), outcomes, sizes)
+    monitor = Monitor(config, "regression")
+    monitor.update(outcomes[:50])
+    twin = Monitor(config, "regression")
+    twin.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(monitor.state())))
+    assert repr(twin.update(outcomes[50:])) == repr(monitor.update(outcomes[50:]))
 
 
 def test_a_warning_is_reported_and_counts_for_nothing():
