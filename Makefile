@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 BROKERS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench docs kafka kafka-stop clean
+.PHONY: help demo test lint check bench faults faults-controls docs kafka kafka-stop clean
 
 help: ## Show the targets.
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; set PYTHON=/path/to/python" >&2; exit 1; }
@@ -33,6 +33,12 @@ check: lint test ## Everything that must hold before a commit: lint, types, impo
 
 bench: $(INSTALLED) ## Compare the whole path and each stage with the loop most people write.
 	@$(BIN)/python -m tests.bench.bench_embedded
+
+faults: $(INSTALLED) ## Hurt a Kafka of three brokers and its workers: make faults N=300 SEED=1.
+	@$(BIN)/python -m tests.faults.run --faults $(or $(N),20) --seed $(or $(SEED),0)
+
+faults-controls: $(INSTALLED) ## Show that the faults are noticed where a safeguard is off.
+	@$(BIN)/python -m tests.faults.run --controls --seed $(or $(SEED),0)
 
 docs: $(INSTALLED) ## Write the schemas of what is published to docs/.
 	@$(BIN)/python docs/generate.py

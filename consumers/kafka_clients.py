@@ -17,7 +17,7 @@ from consumers.kafka_client import (
     settings_of,
 )
 from consumers.kafka_membership import Membership
-from consumers.kafka_reading import as_records
+from consumers.kafka_reading import as_records, ask_offsets
 from consumers.kafka_topics import Admin
 from consumers.kafka_transaction import Row
 
@@ -199,7 +199,7 @@ class TopicReader:
 
     def _is_at_end(self) -> bool:
         partitions = self._consumer.assignment()
-        ends = self._consumer.end_offsets(list(partitions), self._timeout_ms)
+        ends = ask_offsets(self._consumer.end_offsets, partitions, self._timeout_ms)
         return all((self._consumer.position(where) or 0) >= ends[where] for where in partitions)
 
     def _open(self, topics: Sequence[str], *, from_start: bool) -> None:
@@ -232,7 +232,7 @@ class TopicReader:
         """The group's place in each partition, else its start, else its end."""
         consumer = self._consumer
         ask = consumer.beginning_offsets if from_start else consumer.end_offsets
-        starts: dict[TopicPartition, int] = ask(partitions, self._timeout_ms)
+        starts = ask_offsets(ask, partitions, self._timeout_ms)
         if self._group is not None:
             for where in partitions:
                 place = consumer.committed(where, timeout_ms=self._timeout_ms)

@@ -12,7 +12,7 @@ from kafka.errors import CorruptRecordError, OffsetOutOfRangeError
 
 from consumers.broker import BrokerError, Position
 from consumers.kafka_client import consumer_options, errors_in_words, settings_of
-from consumers.kafka_reading import as_records
+from consumers.kafka_reading import as_records, ask_offsets
 
 if TYPE_CHECKING:
     from stream.config import Config
@@ -252,10 +252,7 @@ class InputReader:
 
     def _offsets(self, partition: int, ask: Any) -> dict[TopicPartition, int]:
         with errors_in_words(self._config):
-            offsets: dict[TopicPartition, int] = ask(
-                list(self._both(partition)), self._settings.timeout
-            )
-        return offsets
+            return ask_offsets(ask, self._both(partition), self._settings.timeout)
 
     def _lost_input(self, where: TopicPartition, offset: int, start: int) -> None:
         lost = f"{start - offset} records of {where.topic!r} partition {where.partition}"

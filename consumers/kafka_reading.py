@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaTimeoutError
 
 from consumers.broker import BrokerError, BrokerTimeoutError
 from consumers.kafka_client import consumer_options, errors_in_words, settings_of
@@ -13,11 +14,12 @@ from stream.config import duration_text
 from stream.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from stream.config import Config
 
+_ASK_AGAIN_S = 0.05
 _POLL_MS = 200
 _POLL_RECORDS = 5_000
 
@@ -36,6 +38,30 @@ def as_records(polled: Iterable[Any]) -> list[Record]:
         )
         for r in polled
     ]
+
+
+def ask_offsets(
+    ask: Callable[[list[TopicPartition], int], dict[TopicPartition, int]],
+    partitions: Iterable[TopicPartition],
+    timeout_ms: int,
+) -> dict[TopicPartition, int]:
+    """What `ask`, a consumer's `beginning_offsets` or `end_offsets`, says of every partition.
+
+    kafka-python 3.0 asks only the leaders that it knows of just now, and raises a KeyError where
+    that leaves a partition out: so it is asked again.
+
+    Raises:
+        KafkaTimeoutError: there is no leader of one of them in time.
+    """
+    wanted = list(partitions)
+    deadline_s = time.monotonic() + timeout_ms / 1000
+    while True:
+        try:
+            return ask(wanted, timeout_ms)
+        except KeyError as error:
+            if time.monotonic() > deadline_s:
+                raise KafkaTimeoutError(f"no leader of {error}") from None
+            time.sleep(_ASK_AGAIN_S)
 
 
 class RangeReader:
@@ -58,17 +84,14 @@ class RangeReader:
         """The oldest retained offset, and the one after the newest record, committed or not."""
         where = TopicPartition(topic, partition)
         with errors_in_words(self._config):
-            start = self._any_consumer.beginning_offsets([where], self._timeout_ms)[where]
-            end = self._any_consumer.end_offsets([where], self._timeout_ms)[where]
-        return start, end
+            starts = ask_offsets(self._any_consumer.beginning_offsets, [where], self._timeout_ms)
+            ends = ask_offsets(self._any_consumer.end_offsets, [where], self._timeout_ms)
+        return starts[where], ends[where]
 
     def committed_ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """For each partition the offset after the newest record that can be read now."""
         with errors_in_words(self._config):
-            ends: dict[TopicPartition, int] = self._consumer.end_offsets(
-                partitions, self._timeout_ms
-            )
-        return ends
+            return ask_offsets(self._consumer.end_offsets, partitions, self._timeout_ms)
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
         """The committed records with start <= offset < end.

@@ -60,6 +60,7 @@ def crowded_config(folder, *, batch_max=50, learner=False, **sections):
         {
             "broker": {"data_dir": str(folder), "partitions": 2},
             "worker": {"batch_max": batch_max},
+            "events": {"ahead_max": "1s"},
             "defaults": {"metrics": {"every": 20, "window": 50}, "policy": {"cool_down": 300}},
             "models": models,
             **sections,

@@ -48,7 +48,9 @@ class ProcessGroup:
         )
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    def start(
+        self, command: Sequence[str], log: Path, cwd: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a process whose outputs are appended to a file."""
         with log.open("ab") as out:
             process = subprocess.Popen(
@@ -56,6 +58,7 @@ class ProcessGroup:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                cwd=cwd,
                 process_group=self._watchdog.pid,
             )
         self._processes = [p for p in self._processes if p.poll() is None] + [process]

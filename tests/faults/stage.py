@@ -1,0 +1,259 @@
+"""Where faults happen: a cluster with its proxy, workers, traffic, and a reader that never stops."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+from kafka.protocol.metadata import MetadataRequest
+
+from consumers.broker import BrokerError, JournalEntry
+from consumers.kafka import KafkaBroker
+from consumers.kafka_reading import RangeReader
+from consumers.kafka_topics import JOURNAL_SUFFIX, own_topic
+from tests.faults.oracle import Oracle, hanging_transactions
+from tests.faults.points import EventLog
+from tests.faults.settings import N_PARTITIONS, create_topics, make_config, write_config
+from tests.faults.traffic import Traffic
+from tests.faults.workers import Workers
+from tests.kafka.wire import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from consumers.kafka_clients import TopicReader
+    from stream.config import Config
+    from stream.records import Record
+    from tests.faults.oracle import Verdict
+    from tests.kafka.cluster import Cluster
+    from tests.kafka.proxy import FaultProxy
+
+LOOK_EVERY_S = 0.05
+START_TIMEOUT_S = 120.0
+DRAIN_TIMEOUT_S = 180.0
+# Longer than a transaction that nobody ends may stay open.
+HANGING_TIMEOUT_S = 45.0
+
+
+class HarnessError(Exception):
+    """The run cannot go on, or did not come to an end."""
+
+
+def wait_for(what: str, found: Callable[[], Any], timeout_s: float) -> Any:
+    """The first true answer of a function.
+
+    Raises:
+        HarnessError: there is none in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while not (answer := found()):
+        if time.monotonic() > deadline_s:
+            raise HarnessError(f"not within {timeout_s:.0f} s: {what}")
+        time.sleep(LOOK_EVERY_S)
+    return answer
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+class Watcher:
+    """Reads all that is published while the faults happen, as a consumer of it would."""
+
+    def __init__(self, config: Config, broker: KafkaBroker) -> None:
+        self.seen: dict[tuple[str, int, int], Record] = {}
+        self.journal: dict[int, JournalEntry] = {}
+        self.problems: list[str] = []
+        self._broker = broker
+        self._journal_topic = own_topic(config, JOURNAL_SUFFIX)
+        topics = config.topics
+        self._topics = [topics.retrain, topics.alarms, topics.metrics, topics.dead_letters]
+        self._ids: set[bytes] = set()
+        self._retrain = topics.retrain
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        reader: TopicReader | None = None
+        while not self._closing.is_set():
+            try:
+                if reader is None:
+                    reader = self._broker.reader([*self._topics, self._journal_topic])
+                for record in reader.poll(0.5):
+                    self._take(record)
+            except BrokerError:
+                time.sleep(0.5)
+        if reader is not None:
+            reader.close()
+
+    def _take(self, record: Record) -> None:
+        place = (record.topic, record.partition, record.offset)
+        if place in self.seen:
+            return
+        self.seen[place] = record
+        if record.topic == self._journal_topic:
+            entry = msgspec.json.decode(record.value or b"", type=JournalEntry)
+            last = self.journal.get(entry.partition)
+            if last is not None and entry.sequence != last.sequence + 1:
+                self._complain(f"commit {entry.sequence} after {last.sequence} in {entry}")
+            self.journal[entry.partition] = entry
+        elif record.topic == self._retrain:
+            event_id = dict(record.headers)["ce_id"]
+            if event_id in self._ids:
+                self._complain(f"request {event_id!r} once more, in {place}")
+            self._ids.add(event_id)
+
+    def _complain(self, problem: str) -> None:
+        self.problems.append(f"{time.strftime('%H:%M:%S')} amid the faults: {problem}")
+
+
+class Stage:
+    """One run's setting; a context manager.
+
+    Args:
+        cluster: three brokers.
+        proxy: before them; the workers' way to them.
+        folder: for what the workers write.
+        app: names everything on the cluster; no other run has it.
+        seed: of the traffic.
+        workers: their names.
+        off: safeguards that the workers do without.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        proxy: FaultProxy,
+        folder: Path,
+        app: str,
+        seed: int,
+        *,
+        workers: Sequence[str] = ("w1", "w2", "w3"),
+        off: Sequence[str] = (),
+    ) -> None:
+        self.cluster = cluster
+        self.proxy = proxy
+        self.folder = folder
+        self.app = app
+        self.names = tuple(workers)
+        self.config = make_config(app, cluster.bootstrap)
+        self._seed = seed
+        self._off = off
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        enter = self._stack.enter_context
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.events = EventLog(self.folder)
+            create_topics(write_config(self.config, self.folder / "direct.yaml"))
+            behind = make_config(self.app, self.cluster.proxy_bootstrap)
+            path = write_config(behind, self.folder / "worker.yaml")
+            self.broker = enter(KafkaBroker(self.config))
+            self._reader = RangeReader(self.config, "stage")
+            self._stack.callback(self._reader.close)
+            self.watcher = enter(Watcher(self.config, self.broker))
+            self.traffic = enter(Traffic(self.broker, self.config.topics, self._seed))
+            self.workers = enter(Workers(path, self.folder, self._off))
+            self.workers.start(*self.names)
+            self.wait_committed(set(range(N_PARTITIONS)), time.time(), START_TIMEOUT_S)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.proxy.clear()
+        self.proxy.heal()
+        self._stack.close()
+
+    def wait_committed(
+        self, partitions: set[int], since: float, timeout_s: float, *, not_by: int = 0
+    ) -> float:
+        """When the last of these partitions was committed again after a moment.
+
+        Raises:
+            HarnessError: one of them was not.
+        """
+
+        def times() -> list[float] | None:
+            found = self.events.next_commits(since, not_by=not_by)
+            return [found[p] for p in partitions] if partitions <= found.keys() else None
+
+        return max(wait_for(f"commits of {sorted(partitions)}", times, timeout_s))
+
+    def wait_in_sync(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until every replica of every partition has all of it: the next broker may go."""
+        wait_for("every replica in sync", self._in_sync, timeout_s)
+
+    def _in_sync(self) -> bool:
+        try:
+            answer = ask(self.cluster.port(1), MetadataRequest[12](topics=None))
+        except OSError:
+            return False
+        partitions = [p for topic in answer.topics for p in topic.partitions]
+        return all(len(p.isr_nodes) == len(p.replica_nodes) for p in partitions) and all(
+            p.leader_id > 0 for p in partitions
+        )
+
+    def finish(self, *, is_patient: bool = True) -> Verdict:
+        """End the traffic, let the workers come to its end, stop them, and judge.
+
+        Args:
+            is_patient: whether everything is hoped to come to a good end, and so waited for.
+
+        Raises:
+            HarnessError: they do not come to its end.
+        """
+        self.proxy.clear()
+        self.proxy.heal()
+        self.wait_in_sync()
+        self.traffic.finish()
+        problems = []
+        try:
+            wait_for("all input processed", self._is_drained, DRAIN_TIMEOUT_S if is_patient else 10)
+        except HarnessError as error:
+            problems.append(str(error))
+        say("all input processed")
+        exits = self.workers.stop()
+        problems += [f"at SIGTERM: {e}" for e in exits if e.status != 0]
+        try:
+            wait_for(
+                "no open transaction",
+                lambda: not hanging_transactions(self.config),
+                HANGING_TIMEOUT_S if is_patient else 1,
+            )
+        except HarnessError:
+            problems += hanging_transactions(self.config)
+        self._let_the_watcher_end()
+        say("workers stopped; asking the oracle")
+        verdict = Oracle(self.config, self.traffic.story.poison, self.watcher.seen).judge()
+        verdict.problems[:0] = [*problems, *self.watcher.problems]
+        return verdict
+
+    def _is_drained(self) -> bool:
+        topics, last = self.config.topics, self.watcher.journal
+        return last.keys() == set(range(N_PARTITIONS)) and all(
+            self._reader.bounds(topics.predictions, p)[1] == entry.prediction_to
+            and self._reader.bounds(topics.labels, p)[1] == entry.label_to
+            for p, entry in last.items()
+        )
+
+    def _let_the_watcher_end(self) -> None:
+        """Give it time to read what was committed last."""
+        n = -1
+        while n < len(self.watcher.seen):
+            n = len(self.watcher.seen)
+            time.sleep(2.0)

@@ -1,0 +1,72 @@
+"""Whether a worker stops loudly where the state of a partition was deleted, and writes nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from kafka import KafkaAdminClient, TopicPartition
+
+from consumers.kafka_reading import RangeReader
+from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
+from tests.faults.settings import MODELS, partition_of
+from tests.faults.stage import HarnessError, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.faults.stage import Stage
+
+EXIT_TIMEOUT_S = 60.0
+COMPLAINTS = ("was deleted", "is not whole")
+
+
+def check_truncated(stage: Stage) -> list[str]:
+    """Delete all of one partition's state and most of another's, and start a worker on each.
+
+    The run's own workers have ended. Returns what is wrong, a line each.
+    """
+    return [
+        *_check(stage, 5, keep=0, complaint=COMPLAINTS[0]),
+        # The first one still stops at partition 5, which comes later than partition 2.
+        *_check(stage, 2, keep=3, complaint=COMPLAINTS[1]),
+    ]
+
+
+def _check(stage: Stage, partition: int, *, keep: int, complaint: str) -> Iterator[str]:
+    topics = stage.config.topics
+    state = own_topic(stage.config, STATE_SUFFIX)
+    outputs = [topics.retrain, topics.alarms, topics.metrics, topics.dead_letters, state]
+    outputs.append(own_topic(stage.config, JOURNAL_SUFFIX))
+    model = next(name for name in MODELS if partition_of(name.encode()) == partition)
+    with stage.broker.producer() as producer:
+        for number in range(50):
+            producer.send(topics.predictions, b"%d" % number, model.encode())
+    reader = RangeReader(stage.config, "truncation")
+    try:
+        end = reader.bounds(state, partition)[1]
+        servers = stage.cluster.bootstrap.split(",")
+        with KafkaAdminClient(bootstrap_servers=servers) as admin:
+            admin.delete_records({TopicPartition(state, partition): end - keep})
+        before = {topic: reader.bounds(topic, partition)[1] for topic in outputs}
+        name = f"truncated-{partition}"
+        since = time.time()
+        stage.workers.start(name)
+        stage.workers.forget(name)
+        try:
+            ended = wait_for(
+                f"the end of {name}",
+                lambda: [e for e in stage.workers.exits if e.worker == name and e.time > since],
+                EXIT_TIMEOUT_S,
+            )[0]
+        except HarnessError as error:
+            yield f"truncated changelog: {error}"
+            return
+        last = stage.workers.log_of(name).strip().splitlines()[-1]
+        if ended.status != 1 or complaint not in last or not last.startswith("error: "):
+            yield f"truncated changelog: status {ended.status}, {last!r}"
+        after = {topic: reader.bounds(topic, partition)[1] for topic in outputs}
+        if after != before:
+            yield f"truncated changelog: something was written: {before} before, {after} after"
+    finally:
+        reader.close()

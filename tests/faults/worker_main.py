@@ -1,0 +1,161 @@
+"""The command `streamgauge run`, which dies or stops at the point of the protocol it is told.
+
+`python -m tests.faults.worker_main CONFIG NAME FOLDER [resolve] [fencing] [restore]`: the words
+at the end switch a safeguard off, to show that the harness notices. The program under test knows
+nothing of this: its methods are wrapped from outside. What happens is noted in FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from consumers import cli, kafka_transaction
+from consumers.kafka_tasks import KafkaTasks, _Task
+from consumers.kafka_transaction import PartitionWriter
+from tests.faults.points import ARMED, EVENTS
+
+SAFEGUARDS = ("resolve", "fencing", "restore")
+
+
+class Notebook:
+    """Notes of this process in the file that all workers share, a line each."""
+
+    def __init__(self, name, folder):
+        self._name = name
+        self._file = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def note(self, event, partition=None, **more):
+        line = {"time": time.time(), "worker": self._name, "pid": os.getpid(), "event": event}
+        line |= {"partition": partition, **more}
+        # One write to a file opened for appending: lines of several processes do not mix.
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+
+
+class Points:
+    """The places where a fault may be armed; reaching an armed one is the end, or a long stop."""
+
+    def __init__(self, name, folder, notebook):
+        self._name = name
+        self._armed = folder / ARMED
+        self._notebook = notebook
+
+    def reach(self, point, partition):
+        try:
+            armed = json.loads(self._armed.read_text())
+        except FileNotFoundError:
+            return
+        wanted = (armed["point"], armed["worker"] or self._name)
+        if wanted != (point, self._name) or armed["partition"] not in (None, partition):
+            return
+        try:
+            # Whoever gets the file away is the one.
+            self._armed.rename(self._armed.with_suffix(f".{os.getpid()}"))
+        except FileNotFoundError:
+            return
+        self._notebook.note("fault", partition, point=point)
+        os.kill(os.getpid(), armed["signal"])
+
+
+def wrap(owner, name, before=None, after=None):
+    """Have functions run around a method: `after` is given the result and then the arguments."""
+    method = getattr(owner, name)
+
+    def wrapped(self, *args):
+        if before is not None:
+            before(self, *args)
+        result = method(self, *args)
+        if after is not None:
+            after(result, self, *args)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def watch(points, notebook):
+    """Every named point, and what the harness measures recovery by."""
+
+    def before(point):
+        return lambda writer, *_: points.reach(f"before_{point}", writer.partition)
+
+    def after(point):
+        return lambda _, writer, *__: points.reach(f"after_{point}", writer.partition)
+
+    wrap(PartitionWriter, "_fence", before("init"), after("init"))
+    wrap(PartitionWriter, "_begin", before("begin"), after("begin"))
+    wrap(PartitionWriter, "_send", None, after("send"))
+    wrap(PartitionWriter, "_resolve", None, after("resolve"))
+    wrap(PartitionWriter, "_commit", before("commit"), after("commit"))
+    wrap(
+        KafkaTasks,
+        "_restore",
+        None,
+        lambda _, __, partition: points.reach("after_restore", partition),
+    )
+    wrap(
+        KafkaTasks,
+        "_take_over",
+        None,
+        lambda won, _, p: notebook.note("taken", p, sequence=won.position.sequence),
+    )
+    wrap(
+        KafkaTasks,
+        "_give_up",
+        lambda tasks, p: notebook.note("lost", p) if p in tasks._tasks else None,
+    )
+    wrap(
+        KafkaTasks,
+        "commit",
+        None,
+        lambda _, __, p, commit: notebook.note("committed", p, sequence=commit.position.sequence),
+    )
+
+
+def switch_off(safeguard, points):
+    """Make the worker as careless as a worker without this part of the protocol would be."""
+    if safeguard == "resolve":
+        PartitionWriter._resolve = lambda _, __: None
+    elif safeguard == "fencing":
+        make = kafka_transaction.KafkaProducer
+
+        def unfenced(**options):
+            own = f"{options['transactional_id']}-{os.getpid()}"
+            return make(**{**options, "transactional_id": own})
+
+        kafka_transaction.KafkaProducer = unfenced
+    elif safeguard == "restore":
+
+        def take_over(self, partition):
+            changelog, taken_over = self._restore(partition)
+            points.reach("between_restore_and_init", partition)
+            writer = PartitionWriter(self._config, partition)
+            inputs = self._input.open(partition, taken_over.position)
+            self._tasks[partition] = _Task(writer, changelog, *inputs)
+            self._positions[partition] = taken_over.position
+            return taken_over
+
+        KafkaTasks._take_over = take_over
+    else:
+        sys.exit(f"no safeguard {safeguard!r}; there are {', '.join(SAFEGUARDS)}")
+
+
+def main():
+    config, name, folder, *off = sys.argv[1:]
+    notebook = Notebook(name, Path(folder))
+    points = Points(name, Path(folder), notebook)
+    for safeguard in off:
+        switch_off(safeguard, points)
+    watch(points, notebook)
+    # The parent may have started us while it ignored it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    notebook.note("started")
+    sys.argv = ["streamgauge", "run", "--no-sink", "-c", config]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
