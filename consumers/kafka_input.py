@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 # An input rests when it is so many batches ahead, until it is only one.
 _AHEAD_BATCHES_MAX = 3
 
+# For the first record of one input alone, in the search for a damaged one.
+_ALONE_MS = 1_000
+
 _CORRUPT = re.compile(r"TopicPartition\(topic='(?P<topic>[^']+)', partition=(?P<partition>\d+)\)")
 
 
@@ -154,6 +157,9 @@ class InputReader:
             except CorruptRecordError as error:
                 self._stop_at(error)
                 return 0
+        return self._keep(polled)
+
+    def _keep(self, polled: dict[TopicPartition, list[Any]]) -> int:
         for where, records in polled.items():
             self._inputs[where].put(as_records(records))
         for where in self._consumer.assignment():
@@ -162,16 +168,52 @@ class InputReader:
         return sum(map(len, polled.values()))
 
     def _stop_at(self, error: CorruptRecordError) -> None:
-        """Stand still at a record that cannot be read; another poll of it would never return."""
+        """Stand still at a record that cannot be read, and go on with the other partitions."""
         match = _CORRUPT.search(str(error))
         if match is None:
+            self._find_damaged(error)
+        else:
+            self._stop(TopicPartition(match["topic"], int(match["partition"])), error)
+        self._read_nothing()
+        self._assign()
+
+    def _find_damaged(self, error: CorruptRecordError) -> None:
+        """Stop what cannot be read, where neither broker nor client says what it is.
+
+        That is so where it is a batch's head that is damaged. Each input is asked alone.
+
+        Raises:
+            CorruptRecordError: all of them can be read now.
+        """
+        n_before = len(self.corrupt)
+        for where, i in self._inputs.items():
+            if where.partition in self.corrupt:
+                continue
+            self._read_nothing()
+            self._consumer.assign([where])
+            self._consumer.seek(where, i.next_offset)
+            try:
+                self._keep(self._consumer.poll(_ALONE_MS, max_records=self._batch_max))
+            except CorruptRecordError as found:
+                self._stop(where, found)
+        if len(self.corrupt) == n_before:
             raise error
-        partition = int(match["partition"])
+
+    def _stop(self, where: TopicPartition, error: CorruptRecordError) -> None:
+        topic, partition = where
         self.corrupt[partition] = (
-            f"partition {partition} stands still at a damaged record of {match['topic']!r}: {error}"
+            f"partition {partition} stands still at a damaged record of {topic!r}: {error}"
         )
         log.error(self.corrupt[partition])
-        self._assign()
+
+    def _read_nothing(self) -> None:
+        """Have the client forget what it has fetched.
+
+        What it holds of a partition with a damaged record it would look through without end as
+        soon as that partition is polled again, and never return.
+        """
+        self._consumer.unsubscribe()
+        self._consumer.poll(0)
 
     def _has_full_batch(self) -> bool:
         return any(len(i.ahead) >= self._batch_max for i in self._inputs.values())

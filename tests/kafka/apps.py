@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from kafka.admin import MemberToRemove
+
 from consumers.broker import Commit, Position
 from consumers.kafka_topics import Admin
 from stream.config import load_config
@@ -77,3 +79,12 @@ def a_commit(config: Config, sequence: int, value: bytes) -> Commit:
     """A commit of one metric and one chunk of the same value."""
     output = Output(config.topics.metrics, b"m", value, (), 5)
     return Commit(Position(sequence, 0, 0, f"d{sequence}", "c"), [output], {"chunk": value})
+
+
+def evict(config: Config) -> None:
+    """Throw every member out of the worker group, as for a worker that is suspended for long."""
+    with Admin(config) as admin:
+        members = admin._client.describe_groups([config.app])[config.app]["members"]
+        admin._client.remove_group_members(
+            config.app, [MemberToRemove(member_id=member["member_id"]) for member in members]
+        )

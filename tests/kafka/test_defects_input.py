@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from contextlib import suppress
@@ -168,6 +169,35 @@ def test_d7_a_damaged_record_stops_its_partition_and_no_other(
     assert work(app).n_outcomes == n_good + 31
 
 
+def test_d7_a_damaged_head_of_a_batch_stops_its_partition_and_no_other(kafka, app, caplog):
+    """Of such a one neither the broker nor the client says where it is."""
+    labels = app.topics.labels
+    produce(kafka.bootstrap, labels, 0, [outcome(f"{i}") for i in range(12)])
+    produce(kafka.bootstrap, labels, 1, [outcome(f"{i}") for i in range(25)])
+    damage_head(kafka, labels, partition=0, offset=3)
+    where = f"partition 0 stands still at a damaged record of '{labels}'"
+    for n in (28, 29):
+        with KafkaTasks(app) as tasks:
+            worker = Worker(app, tasks)
+            with pytest.raises(BrokerError, match=where):
+                worker.run(until_idle=True, should_stop=lambda: False)
+            assert worker.totals().n_outcomes == n
+        errors = [r for r in caplog.records if r.levelno >= logging.ERROR and where in r.message]
+        assert len(errors) == 1
+        caplog.clear()
+        produce(kafka.bootstrap, labels, 1, [outcome("more")])
+
+
+def damage_head(kafka, topic, partition, offset):
+    """Overwrite on disk the length of a batch that begins at an offset."""
+    (path,) = (kafka.folder / "node-1").glob(f"{topic}-{partition}/*.log")
+    with path.open("r+b") as file:
+        while (head := file.read(12)) and int.from_bytes(head[:8], "big") != offset:
+            file.seek(int.from_bytes(head[8:], "big"), os.SEEK_CUR)
+        file.seek(-4, os.SEEK_CUR)
+        file.write((5).to_bytes(4, "big"))
+
+
 def test_d7_poison_never_raises_in_the_client(kafka, app):
     for topic in (app.topics.predictions, app.topics.labels):
         produce(kafka.bootstrap, topic, 0, [*POISON, outcome("good")])
@@ -210,12 +240,9 @@ def test_d9_input_that_runs_far_ahead_of_the_other_is_delivered_whole(kafka, app
     values = {partition: [b"%d %d" % (partition, i) for i in range(n)] for partition in (0, 1)}
     for name, start_ms in ((behind, T0_MS), (ahead, T0_MS + n)):
         # All of the one is to be processed before any of the other.
-        for partition in values:
-            topic = getattr(app.topics, name)
-            produce(
-                kafka.bootstrap, topic, partition, values[partition],
-                timestamp_ms=start_ms, step_ms=1,
-            )  # fmt: skip
+        for partition, sent in values.items():
+            topic, times = getattr(app.topics, name), {"timestamp_ms": start_ms, "step_ms": 1}
+            produce(kafka.bootstrap, topic, partition, sent, **times)
     polled = {(name, partition): [] for name in (behind, ahead) for partition in values}
     n_rested = 0
     with KafkaTasks(app) as tasks:

@@ -201,7 +201,8 @@ def test_d3_the_client_commits_offsets_of_a_transaction_that_it_has_aborted(
     client.send_offsets_to_transaction({second: OffsetAndMetadata(1, "", -1)}, kafka_prefix)
     client.commit_transaction()
     with consuming(kafka.bootstrap, group_id=kafka_prefix) as consumer:
-        assert consumer.committed(second) == 1
+        # Once the marker of the transaction is written.
+        eventually(lambda: consumer.committed(second) == 1, "the offset that was committed")
         assert consumer.committed(first) == 7, mended("D3", "positions may go with a transaction")
 
 
