@@ -3,9 +3,10 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BROKERS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench faults faults-controls docs clean
+.PHONY: help demo test lint check bench faults faults-controls docs kafka kafka-stop clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +42,12 @@ faults-controls: $(INSTALLED) ## Show that the faults are noticed where a safegu
 
 docs: $(INSTALLED) ## Write the schemas of what is published to docs/.
 	@$(BIN)/python docs/generate.py
+
+kafka: $(INSTALLED) ## Start Apache Kafka on this machine (Java 17, Maven); BROKERS=3 for three.
+	@$(BIN)/python -m tests.kafka.cluster start --brokers $(BROKERS)
+
+kafka-stop: $(INSTALLED) ## Stop it; what it has stored stays.
+	@$(BIN)/python -m tests.kafka.cluster stop
 
 clean: ## Remove what the targets above have made.
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis streamgauge-demo

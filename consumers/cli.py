@@ -138,6 +138,21 @@ def replay(config: Config, **options: Any) -> None:
 
 
 @cli.command()
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Predictions per second.")
+@click.option("--seed", default=1, show_default=True, help="Of the synthetic stream.")
+@_config_options
+def traffic(config: Config, rate: float | None, seed: int) -> None:
+    """Send the demo's traffic to the topics, for a worker that runs elsewhere."""
+    from consumers.demo_stream import demo_stream
+    from consumers.sending import send_events
+    from consumers.settings import open_broker
+
+    with open_broker(config) as broker, broker.producer() as producer:
+        n = send_events(demo_stream(seed).events, producer, config.topics, rate=rate)
+    click.echo(f"sent {n:,} predictions and their labels")
+
+
+@cli.command()
 @click.option(
     "--topic", required=True, type=click.Choice(["predictions", "labels"]), help="Where to."
 )
@@ -161,8 +176,15 @@ def produce(config: Config, topic: str, file: Any) -> None:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write a JSON summary at the end.",
 )
+@click.option(
+    "--alive",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Touch this file about once a second while work goes on, for liveness probes.",
+)
 @_config_options
-def run(config: Config, until_idle: bool, sink: bool, summary: Path | None) -> None:
+def run(
+    config: Config, until_idle: bool, sink: bool, summary: Path | None, alive: Path | None
+) -> None:
     """The worker: watch the events, find drift, ask for retrains; and log to MLflow."""
     from consumers.run import run as work
     from stream.check import check_components
@@ -171,7 +193,7 @@ def run(config: Config, until_idle: bool, sink: bool, summary: Path | None) -> N
         raise _UsageError(f"--summary: no such folder: {summary.parent}")
     check_components(config)
     _log_to_stderr()
-    result = work(config, until_idle=until_idle, with_sink=sink)
+    result = work(config, until_idle=until_idle, with_sink=sink, alive=alive)
     if summary is not None:
         summary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     click.echo(

@@ -17,6 +17,7 @@ from consumers.embedded_database import (
 )
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Mapping, Sequence
 
     from consumers.embedded_database import Database, Log
@@ -143,20 +144,36 @@ class EmbeddedReader:
 
     def _read(self, max_records: int) -> list[Record]:
         records: list[Record] = []
-        ranges: dict[Log, tuple[int, int]] = {}
         with self._database.reading() as connection:
-            for log in self._logs:
-                oldest, end = bounds(connection, log)
-                start = max(self._offsets[log], oldest)
-                end = min(end, start + max_records - len(records))
-                if start < end:
-                    records += read_records(connection, log, start, end)
-                    ranges[log] = start, end
+            ranges = _shared(self._unread(connection), max_records)
+            for log, (start, end) in ranges.items():
+                records += read_records(connection, log, start, end)
         # Only now: had a read failed, nothing would have been polled.
         for log, (start, end) in ranges.items():
             self.n_skipped += start - self._offsets[log]
             self._offsets[log] = end
         if records:
-            # Those just served come last, so that a busy partition does not starve the others.
+            # Those just served come last, for where there are more logs than records to take.
             self._logs.sort(key=ranges.__contains__)
         return records
+
+    def _unread(self, connection: sqlite3.Connection) -> dict[Log, tuple[int, int]]:
+        unread = {}
+        for log in self._logs:
+            oldest, end = bounds(connection, log)
+            start = max(self._offsets[log], oldest)
+            if start < end:
+                unread[log] = start, end
+        return unread
+
+
+def _shared(unread: Mapping[Log, tuple[int, int]], n_max: int) -> dict[Log, tuple[int, int]]:
+    """What to read of each log, `n_max` records in all: a backlog of one keeps no other waiting."""
+    served = list(unread.items())[:n_max]
+    served.sort(key=lambda item: item[1][1] - item[1][0])
+    ranges = {}
+    for i, (log, (start, end)) in enumerate(served):
+        n = min(end - start, n_max // (len(served) - i))
+        n_max -= n
+        ranges[log] = start, start + n
+    return ranges

@@ -144,7 +144,7 @@ class EmbeddedTasks:
                 raise PartitionsTakenError(
                     f"every partition of app {self._config.app!r} in "
                     f"{self._config.broker.data_dir} is owned by another worker "
-                    f"(process {', '.join(sorted(holders))}); stop it, or set another app"
+                    f"(process {', '.join(sorted(holders))}); stop it first"
                 )
         lost, self._lost = tuple(sorted(self._lost)), set()
         return Rebalance(taken_over, lost)

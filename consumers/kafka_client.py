@@ -28,8 +28,9 @@ _FENCED = (
     kafka_errors.InvalidProducerIdMappingError,
 )
 
-# At DEBUG the clients log all that they are configured with, passwords among it.
-logging.getLogger("kafka").setLevel(logging.WARNING)
+# At DEBUG the clients log all that they are configured with, passwords among it. And what they
+# call errors is the ordinary life of a cluster: what matters is raised, and told in our words.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def settings_of(config: Config) -> KafkaBroker:

@@ -16,6 +16,7 @@ from consumers.kafka_client import (
     producer_options,
     settings_of,
 )
+from consumers.kafka_membership import Membership
 from consumers.kafka_reading import as_records, ask_offsets
 from consumers.kafka_topics import Admin
 from consumers.kafka_transaction import Row
@@ -117,7 +118,11 @@ class TopicProducer:
 
 
 class TopicReader:
-    """Follows whole topics on Kafka; see `consumers.broker.Reader`."""
+    """Follows whole topics on Kafka; see `consumers.broker.Reader`.
+
+    A group's place is kept in Kafka under its name. That it has one reader is seen to by a group
+    of its own, `<group>.reader`: the member that has all of its partitions reads.
+    """
 
     def __init__(
         self, config: Config, topics: Sequence[str], group: str | None, *, from_start: bool
@@ -125,18 +130,17 @@ class TopicReader:
         self._config = config
         self._group = group
         self._timeout_ms = settings_of(config).timeout
+        self._lock: Membership | None = None
         with errors_in_words(config):
             self._consumer = KafkaConsumer(
                 **{
                     **consumer_options(config, f"reader-{group or 'alone'}"),
                     "group_id": group,
-                    "session_timeout_ms": settings_of(config).session_timeout,
-                    "heartbeat_interval_ms": settings_of(config).session_timeout // 4,
-                    "auto_offset_reset": "earliest" if from_start else "latest",
+                    "auto_offset_reset": "earliest",
                 }
             )
         try:
-            self._join(topics, from_start=from_start)
+            self._open(topics, from_start=from_start)
         except BaseException:
             self.close()
             raise
@@ -146,11 +150,15 @@ class TopicReader:
 
         Waits up to `timeout_s` for the first one, or longer where there is one that is only slow
         to come; an empty list means that none was left.
+
+        Raises:
+            BrokerError: another reader of the group has taken this one's place.
         """
         deadline_s = time.monotonic() + timeout_s
         give_up_s = deadline_s + self._timeout_ms / 1000
         with errors_in_words(self._config):
             while True:
+                self._check_lock()
                 left_s = deadline_s - time.monotonic()
                 polled = self._consumer.poll(
                     max(0, min(_POLL_MS, round(left_s * 1000))), max_records
@@ -165,9 +173,11 @@ class TopicReader:
 
         Raises:
             BrokerTimeoutError: not written in time; the group's place may be as it was.
+            BrokerError: another reader of the group has taken this one's place.
         """
         if self._group is None:
             return
+        self._check_lock()
         with errors_in_words(self._config):
             offsets = {
                 where: OffsetAndMetadata(self._consumer.position(where), "", -1)
@@ -177,6 +187,8 @@ class TopicReader:
 
     def close(self) -> None:
         """Let another reader of the group in."""
+        if self._lock is not None:
+            self._lock.close()
         self._consumer.close(autocommit=False)
 
     def __enter__(self) -> Self:
@@ -190,30 +202,29 @@ class TopicReader:
         ends = ask_offsets(self._consumer.end_offsets, partitions, self._timeout_ms)
         return all((self._consumer.position(where) or 0) >= ends[where] for where in partitions)
 
-    def _join(self, topics: Sequence[str], *, from_start: bool) -> None:
-        """Have every partition of the topics.
+    def _open(self, topics: Sequence[str], *, from_start: bool) -> None:
+        """Go to where to begin in every partition of the topics.
 
         Raises:
             UnknownTopicError: one of them does not exist.
             BrokerError: another reader of the group is at work.
         """
         with errors_in_words(self._config):
-            wanted = [
-                TopicPartition(topic, partition)
-                for topic in dict.fromkeys(topics)
-                for partition in self._partitions(topic)
-            ]
-        if self._group is None:
-            self._consumer.assign(wanted)
-        else:
-            self._wait_for_others()
-            self._consumer.subscribe(list(dict.fromkeys(topics)))
+            partitions = {topic: self._partitions(topic) for topic in dict.fromkeys(topics)}
+        if self._group is not None:
+            self._take_lock(topics[0], partitions[topics[0]])
+        wanted = [TopicPartition(topic, p) for topic, found in partitions.items() for p in found]
         with errors_in_words(self._config):
-            self._wait_for(set(wanted))
-            # Now, and not with the first poll: what is written from here on is new. And what was
-            # polled while joining comes again.
+            self._consumer.assign(wanted)
+            # Now, and not with the first poll: what is written from here on is new.
             for where, offset in self._starts(wanted, from_start=from_start).items():
                 self._consumer.seek(where, offset)
+
+    def _partitions(self, topic: str) -> set[int]:
+        partitions: set[int] = self._consumer.partitions_for_topic(topic)
+        if not partitions:
+            raise UnknownTopicError(f"no topic {topic!r}; `streamgauge topics list` shows what is")
+        return partitions
 
     def _starts(
         self, partitions: list[TopicPartition], *, from_start: bool
@@ -228,34 +239,32 @@ class TopicReader:
                 starts[where] = starts[where] if place is None else place
         return starts
 
-    def _partitions(self, topic: str) -> list[int]:
-        partitions = self._consumer.partitions_for_topic(topic)
-        if not partitions:
-            raise UnknownTopicError(f"no topic {topic!r}; `streamgauge topics list` shows what is")
-        return sorted(partitions)
-
-    def _wait_for_others(self) -> None:
-        """Let a reader that was killed time out of the group.
+    def _take_lock(self, topic: str, partitions: set[int]) -> None:
+        """Be the one reader of the group.
 
         Raises:
-            BrokerError: it is still there after that.
+            BrokerError: another one is, and is not merely a dead one's shadow in the group.
         """
-        deadline_s = time.monotonic() + 2 * settings_of(self._config).session_timeout / 1000
+        name = f"{self._group}.reader"
+        settings = settings_of(self._config)
+        deadline_s = time.monotonic() + (settings.session_timeout + settings.timeout) / 1000
         with Admin(self._config) as admin:
-            while members := admin.members(self._group or ""):
-                if time.monotonic() > deadline_s:
-                    raise BrokerError(
-                        f"another reader of group {self._group!r} is at work "
-                        f"({', '.join(members)}); stop it, or read with another group"
-                    )
-                time.sleep(0.2)
+            while members := admin.members(name):
+                self._give_up_at(deadline_s, ", ".join(members))
+        self._lock = Membership(self._config, name, topic)
+        while self._lock.assigned() != partitions:
+            self._give_up_at(deadline_s, "started at the same time")
 
-    def _wait_for(self, wanted: set[TopicPartition]) -> None:
-        deadline_s = time.monotonic() + self._timeout_ms / 1000
-        while self._consumer.assignment() != wanted:
-            if time.monotonic() > deadline_s:
-                raise BrokerError(
-                    f"another reader of group {self._group!r} has joined at the same time; stop "
-                    "it, or read with another group"
-                )
-            self._consumer.poll(_POLL_MS, max_records=1)
+    def _give_up_at(self, deadline_s: float, who: str) -> None:
+        if time.monotonic() > deadline_s:
+            raise BrokerError(
+                f"another reader of group {self._group!r} is at work ({who}); stop it, or read "
+                "with another group"
+            )
+        time.sleep(0.05)
+
+    def _check_lock(self) -> None:
+        if self._lock is not None and not self._lock.assigned():
+            raise BrokerError(
+                f"another reader of group {self._group!r} has taken this one's place; stop one"
+            )

@@ -1,7 +1,7 @@
-"""Which partitions are this worker's: membership in the worker group.
+"""Membership in a consumer group: which partitions of a topic are this process's.
 
-The group only says who should work on what. It is not what keeps two workers apart: a worker that
-was suspended still believes in its partitions, and is fenced when it tries to commit.
+The group only says who should work on what. It is not what keeps two workers apart: one that was
+suspended still believes in its partitions, and is fenced when it tries to commit.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from consumers.broker import BrokerTimeoutError
 from consumers.kafka_client import consumer_options, errors_in_words, explained, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
-    from consumers.broker import Position
     from stream.config import Config
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ _POLL_MS = 200
 _HEARTBEAT_MS_MAX = 1_000
 _NOTE_EVERY_S = 1.0
 _RETRY_S = 0.5
-# A worker that hangs for so long is not kept in the group by the thread that polls for it.
+# A process that hangs for so long is not kept in the group by the thread that polls for it.
 _SILENT_S_MAX = 120.0
 
 
@@ -58,17 +57,16 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class Membership:
-    """This worker's place in the group `config.app`.
+    """This process's place in a group whose members share the partitions of one topic.
 
     A thread of its own polls for it: a rebalance takes several polls of some length, and must not
     wait for a batch to be processed. Members are all of one kind (dynamic, cooperative):
     kafka-python's assignors lose members when static and dynamic ones mix.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, group: str, topic: str) -> None:
         self._config = config
-        self._topics = config.topics
-        self._positions: dict[int, Position] = {}
+        self._offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self._problem: BaseException | None = None
         self._asked_s = time.monotonic()
         self._closing = threading.Event()
@@ -77,7 +75,7 @@ class Membership:
             self._consumer = KafkaConsumer(
                 **{
                     **consumer_options(config, "member"),
-                    "group_id": config.app,
+                    "group_id": group,
                     "session_timeout_ms": session_ms,
                     "heartbeat_interval_ms": min(_HEARTBEAT_MS_MAX, session_ms // 4),
                     "partition_assignment_strategy": [CooperativeStickyAssignor],
@@ -86,14 +84,14 @@ class Membership:
                 }
             )
             self._listener = _Listener(self._consumer)
-            self._consumer.subscribe([self._topics.predictions], listener=self._listener)
+            self._consumer.subscribe([topic], listener=self._listener)
             # Who leads the group assigns nothing of a topic that it has not yet asked about.
-            self._consumer.partitions_for_topic(self._topics.predictions)
+            self._consumer.partitions_for_topic(topic)
         self._thread = threading.Thread(target=self._follow, name="membership", daemon=True)
         self._thread.start()
 
     def assigned(self) -> set[int]:
-        """The partitions that the group has given to this worker.
+        """The partitions that the group has given to this process.
 
         Raises:
             BrokerError: the brokers refuse us.
@@ -109,15 +107,15 @@ class Membership:
 
     @property
     def is_stable(self) -> bool:
-        """Whether this worker is a member and no rebalance is under way."""
+        """Whether this process is a member and no rebalance is under way."""
         return bool(self._consumer.group_metadata().state == MemberState.STABLE)
 
-    def note(self, partition: int, position: Position) -> None:
+    def note(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Tell the group how far input is processed, for tools that show lag.
 
         Best effort: nothing that we do reads it, and an error is no error of ours.
         """
-        self._positions[partition] = position
+        self._offsets.update((p, OffsetAndMetadata(o, "", -1)) for p, o in offsets.items())
 
     def close(self) -> None:
         """Leave the group, so that others take over at once."""
@@ -138,7 +136,7 @@ class Membership:
                 if now_s >= next_note_s:
                     next_note_s = now_s + _NOTE_EVERY_S
                     self._commit_noted()
-            except Exception as error:  # noqa: BLE001 - the worker is told, by its next question
+            except Exception as error:  # noqa: BLE001 - the owner is told, by its next question
                 if not isinstance(explained(error, self._config), BrokerTimeoutError):
                     self._problem = error
                     return
@@ -146,14 +144,6 @@ class Membership:
                 self._closing.wait(_RETRY_S)
 
     def _commit_noted(self) -> None:
-        positions, self._positions = self._positions, {}
-        offsets = {
-            TopicPartition(topic, partition): OffsetAndMetadata(offset, "", -1)
-            for partition, position in positions.items()
-            for topic, offset in (
-                (self._topics.predictions, position.prediction_offset),
-                (self._topics.labels, position.label_offset),
-            )
-        }
+        offsets, self._offsets = self._offsets, {}
         if offsets:
             self._consumer.commit_async(offsets, callback=lambda *_: None)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
+_FENCED_S = 1.5
 # Gathering more input than one poll gives makes commits fewer; it ends soon in any case.
 _GATHER_S = 0.1
 # Headers and key of a dead letter beside its value, and the batch around it.
@@ -80,7 +81,7 @@ class KafkaTasks:
         self._may_have_more = False
         self._reader = RangeReader(config, "restore")
         self._input = InputReader(config)
-        self._membership = Membership(config)
+        self._membership = Membership(config, config.app, config.topics.predictions)
 
     def rebalance(self) -> Rebalance:
         """Partitions won (fenced and restored) and lost since the last call.
@@ -168,12 +169,23 @@ class KafkaTasks:
         rows.append(self._journal_row(partition, previous, commit.position))
         try:
             task.writer.write(rows)
+        except FencedError:
+            # The group may not have told us yet whose the partition is; to fence the other one
+            # back at once would only take it away for another moment.
+            self._retries[partition] = _Retry(time.monotonic() + _FENCED_S, _RETRY_MIN_S)
+            self._give_up(partition)
+            raise
         except BaseException:
             # What the changelog object now takes as written may not be.
             self._give_up(partition)
             raise
         self._positions[partition] = commit.position
-        self._membership.note(partition, commit.position)
+        self._membership.note(
+            {
+                task.predictions.where: commit.position.prediction_offset,
+                task.labels.where: commit.position.label_offset,
+            }
+        )
 
     def release(self, partition: int) -> None:
         """Give a partition up, owned or not; the next `rebalance` may take it over anew."""

@@ -19,7 +19,7 @@ from consumers.broker import BrokerTimeoutError, FencedError
 from consumers.kafka_client import errors_in_words, producer_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from stream.config import Config
     from stream.records import Headers
@@ -120,7 +120,15 @@ class PartitionWriter:
             future.get(timeout=max(0.0, deadline_s - time.monotonic()))
 
     def _commit(self) -> None:
-        _within(_COMMIT_TIMEOUT_S, self._producer.commit_transaction, "the commit")
+        """What `commit_transaction` does, but with a deadline: it waits without end otherwise.
+
+        Not by a thread that calls it: it would wait for ever, and keep the producer alive.
+        """
+        producer = self._producer
+        result = producer._transaction_manager.begin_commit()  # noqa: SLF001 - no public way
+        producer._sender.wakeup()  # noqa: SLF001
+        if not result.wait(_COMMIT_TIMEOUT_S * 1000):
+            raise BrokerTimeoutError(f"the commit was not confirmed within {_COMMIT_TIMEOUT_S:g} s")
 
     def _force_close(self) -> None:
         producer = self._producer
@@ -129,26 +137,3 @@ class PartitionWriter:
         except KafkaTimeoutError:
             # With records in flight `close` raises before it has told its thread to end.
             producer._sender.force_close()  # noqa: SLF001 - there is no public way
-
-
-def _within(timeout_s: float, call: Callable[[], None], what: str) -> None:
-    """Call something that may never return.
-
-    Raises:
-        BrokerTimeoutError: it has not returned in time; it may still be at work.
-    """
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
-        raise BrokerTimeoutError(f"{what} was not confirmed within {timeout_s:g} s")
-    if errors:
-        raise errors[0]

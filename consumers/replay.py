@@ -7,7 +7,6 @@ later a label. `CsvReplay` is the pure part (rows to events); `replay` sends the
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from consumers.deployed import (
     default_learner,
     make_learner,
 )
+from consumers.sending import send_events
 from consumers.traffic import ROW_MS, START_MS, Event, EventWriter, LabelSchedule
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from consumers.broker import Producer
     from stream.config import Task, Topics
-
-FLUSH_EVERY = 1000
-AHEAD_S = 0.02  # shorter sleeps are not worth their flush
 
 
 class ReplayError(ValueError):
@@ -265,20 +262,5 @@ def replay(
     if rate is not None and not rate > 0:
         raise ReplayError(f"rate: more than 0 rows per second, got {rate}")
     run = CsvReplay(options)
-    topic_of = {"prediction": topics.predictions, "label": topics.labels}
-    started_s = time.monotonic()
-    n_rows = 0
-    for event in run.events():
-        if event.kind == "prediction":
-            ahead_s = n_rows / rate - (time.monotonic() - started_s) if rate else 0.0
-            if ahead_s > AHEAD_S or (n_rows and n_rows % FLUSH_EVERY == 0):
-                producer.flush()
-                if progress:
-                    progress(n_rows)
-                time.sleep(max(0.0, ahead_s))
-            n_rows += 1
-        producer.send(topic_of[event.kind], event.value, key=event.key)
-    producer.flush()
-    if progress:
-        progress(n_rows)
+    send_events(run.events(), producer, topics, rate=rate, progress=progress)
     return run.summary()

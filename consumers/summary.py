@@ -48,6 +48,7 @@ def summarize(broker: Broker, config: Config, totals: Totals, seconds: float) ->
             "orphaned": totals.n_orphaned,
             "pending": totals.n_pending,
         },
+        "n_models_evicted": totals.n_evicted,
         "alarms": [{field: alarm[field] for field in _ALARM_FIELDS} for alarm in alarms],
         "retrain_requests": [
             document("retrain", record) for record in read_all(broker, config.topics.retrain)

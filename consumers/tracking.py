@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from consumers.broker import BrokerError, BrokerTimeoutError
+from consumers.settings import open_broker
 from consumers.tracking_records import Entry, RunKey, UnreadableRecordError, read_entry
 from consumers.tracking_runs import RunLog
 from consumers.tracking_store import (
@@ -282,12 +283,10 @@ def main_service(config: Config) -> int:
 
 
 def _main(config: Config, drain: threading.Event, leave_at: list[signal.Signals]) -> int:
-    from consumers.embedded import EmbeddedBroker
-
     leave = threading.Event()
     for number in leave_at:
         signal.signal(number, lambda *_: leave.set())
-    with EmbeddedBroker(config) as broker:
+    with open_broker(config) as broker:
         report = run_sink(config, broker, drain=drain, leave=leave)
     if report.n_waiting:
         log.warning(

@@ -31,6 +31,12 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _RETRY_S = 0.5
+# How often a commit may fail, for another reason than time, before the run is over.
+_ATTEMPTS_MAX = 5
+
+
+class CommitFailedError(BrokerError):
+    """The same commit has failed again and again, and not because the broker was busy."""
 
 
 class Task:
@@ -98,6 +104,8 @@ class Worker:
         self._state_key = state_key
         self._on_commit = on_commit
         self._tasks: dict[int, Task] = {}
+        # By partition: the commit that failed last, and how often it has.
+        self._failed: dict[int, tuple[int, int]] = {}
 
     def start(self) -> None:
         """Take over what can be had.
@@ -114,6 +122,7 @@ class Worker:
         A broker that is busy, and partitions lost to another worker, are waited for.
 
         Raises:
+            CommitFailedError: a commit cannot be made.
             ValueError: as from `start`.
         """
         while not should_stop():
@@ -126,7 +135,11 @@ class Worker:
                 time.sleep(_RETRY_S)
 
     def step(self, timeout_s: float) -> int:
-        """Process what one poll gives; the number of records, those to be done over included."""
+        """Process what one poll gives; the number of records, those to be done over included.
+
+        Raises:
+            CommitFailedError: a commit cannot be made.
+        """
         n = 0
         for batch in self._broker.poll(timeout_s):
             self._handle(batch)
@@ -153,10 +166,28 @@ class Worker:
             log.warning("partition %d: %s: %s", partition, what, error)
             del self._tasks[partition]
             self._broker.release(partition)
+            if not isinstance(error, BrokerTimeoutError | FencedError):
+                self._back_off(partition, commit.position.sequence, error)
         else:
+            self._failed.pop(partition, None)
             self._on_commit(commit.outputs)
+
+    def _back_off(self, partition: int, sequence: int, error: BrokerError) -> None:
+        """Wait before the next attempt, longer each time; give up after some."""
+        last, n = self._failed.get(partition, (sequence, 0))
+        n = n + 1 if last == sequence else 1
+        if n >= _ATTEMPTS_MAX:
+            raise CommitFailedError(
+                f"partition {partition}: commit {sequence} failed {n} times: {error}"
+            ) from error
+        self._failed[partition] = (sequence, n)
+        time.sleep(_RETRY_S * 2 ** (n - 1))
 
     def totals(self) -> Totals:
         """The counts of the partitions that this worker owns, since they were first read."""
         totals = [task.engine.totals() for task in self._tasks.values()]
-        return Totals(*map(sum, zip(*totals, strict=True))) if totals else Totals(*[0] * 9)
+        return (
+            Totals(*map(sum, zip(*totals, strict=True)))
+            if totals
+            else Totals(*[0] * len(Totals._fields))
+        )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from detectors import make_detector
 from stream.config import ConfigError
-from stream.learner import make_river_model
+from stream.learner import check_keepable, make_river_model
 
 if TYPE_CHECKING:
     from detectors import Detector
@@ -52,7 +52,7 @@ def _check_learner(path: str, learner: LearnerConfig, task: Task | None) -> None
     problems = []
     for candidate in tasks:
         try:
-            make_river_model(learner.path, learner.params, candidate)
+            check_keepable(make_river_model(learner.path, learner.params, candidate))
         except ValueError as error:
             problems.append(str(error))
     if len(problems) == len(tasks):

@@ -213,6 +213,9 @@ class Join(_Section):
         "0s",  # type: ignore[assignment]
         description="an outcome is held until event time has passed its prediction by this",
     )
+    held_max: int = Field(
+        100_000, ge=1, description="outcomes held; the oldest are released before their time"
+    )
 
 
 class DetectorConfig(_Section):
@@ -387,7 +390,9 @@ class Config(_Section):
     ] = EmbeddedBroker()
     topics: Topics = Topics()
     events: EventLimits = EventLimits()
-    models_max: int = Field(10_000, ge=1, description="models on one partition")
+    models_max: int = Field(
+        10_000, ge=1, description="models on one partition; idle ones make room"
+    )
     versions_max: int = Field(8, ge=1, description="versions of a model monitored at once")
     defaults: ModelConfig = Field(ModelConfig(), description="for every model")
     models: dict[str, ModelConfig] = Field(
@@ -409,6 +414,24 @@ class Config(_Section):
             for name, own in models.items()
         }
         return {**data, "models": overlaid}
+
+    @model_validator(mode="after")
+    def _one_event_ahead_ends_no_wait(self) -> Config:
+        models = {f"models.{name}": model for name, model in self.models.items()}
+        for path, model in {"defaults": self.defaults, **models}.items():
+            join = model.join
+            waits = {"pending_age": join.pending_age, "early_age": join.early_age}
+            if join.label_maturity:
+                waits["label_maturity"] = join.label_maturity
+            for name, wait in waits.items():
+                if wait <= self.events.ahead_max:
+                    raise ValueError(
+                        f"{path}.join.{name}: {duration_text(wait)} is no more than"
+                        f" events.ahead_max, {duration_text(self.events.ahead_max)}, and one event"
+                        " so far ahead of its time would end every wait; raise it, or lower"
+                        " events.ahead_max"
+                    )
+        return self
 
     def model_for(self, name: str) -> ModelConfig:
         """The configuration of one model."""

@@ -11,13 +11,25 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import astuple
 
 from stream.align import merge
 from stream.events import EventError, decode_label, decode_prediction
+from stream.idle import IdleModels
+from stream.join import JoinCounts
 from stream.model import Misfit, ModelState
-from stream.monitor import Alarmed, Metrics
+from stream.monitor import Alarmed, Metrics, Monitor
 from stream.publish import Publisher
-from stream.snapshot import JoinLog, SnapshotError, chunk_name, pack, split_name, unpack
+from stream.snapshot import (
+    JoinLog,
+    SnapshotError,
+    chunk_name,
+    encode_changes,
+    pack,
+    split_name,
+    unpack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +40,8 @@ if TYPE_CHECKING:
     from stream.records import Output, Record
 
 _ENGINE = "engine"
+
+_Chunks = dict[str, bytes | None]
 
 
 class Totals(NamedTuple):
@@ -42,6 +56,16 @@ class Totals(NamedTuple):
     n_expired: int
     n_orphaned: int
     n_pending: int
+    n_evicted: int
+
+
+class _Counts(Struct, array_like=True):
+    """What the engine itself counts."""
+
+    n_dead_letters: int = 0
+    n_retrains: int = 0
+    n_evicted: int = 0
+    gone: JoinCounts = field(default_factory=JoinCounts)
 
 
 class Engine:
@@ -60,12 +84,16 @@ class Engine:
         self._config = config
         self._publisher = Publisher(config, partition)
         self._state_key = state_key
-        self._join_log = JoinLog()
+        self._join_logs: dict[str, JoinLog] = {}
         self._models: dict[str, ModelState] = {}
+        self._idle = IdleModels(self._models)
         self._touched: dict[str, ModelState] = {}
+        self._evicted: set[str] = set()
+        self._found: list[Found] = []
+        self._stored_plain: dict[str, set[str]] = {}
+        self._stored_learners: dict[str, set[str]] = {}
         self._outputs: list[Output] = []
-        self._n_dead_letters = 0
-        self._n_retrains = 0
+        self._counts = _Counts()
         self.digest = ""
 
     def process(self, predictions: Sequence[Record], labels: Sequence[Record]) -> list[Output]:
@@ -81,11 +109,13 @@ class Engine:
             try:
                 model = self._take_label(record) if is_label else self._take_prediction(record)
             except EventError as error:
-                self._n_dead_letters += 1
+                self._counts.n_dead_letters += 1
                 outputs.append(self._publisher.dead_letter(record, error))
                 continue
+            if model.name not in self._models:
+                n_outcomes = self._admit(model, n_outcomes)
             n_outcomes = model.number_outcomes(n_outcomes)
-            self._touched[model.name] = self._models[model.name] = model
+            self._touched[model.name] = model
             if model.join_is_due():
                 points.append((n_outcomes - 1, self._join_point(model)))
         outputs.extend(self._findings(points))
@@ -107,21 +137,51 @@ class Engine:
     def _model(self, event: Prediction | Label) -> ModelState:
         model = self._models.get(event.model)
         if model is None:
-            if len(self._models) >= self._config.models_max:
+            if self._is_full and self._idle.longest(int(event.timestamp_ms)) is None:
                 raise EventError(
                     "too_many_models",
                     f"model {event.model!r} would be one more than models_max,"
-                    f" {self._config.models_max}",
+                    f" {self._config.models_max}, and none has been idle for so long that it"
+                    " could make room",
                 )
             return ModelState(event.model, self._config)
         return model
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._models) >= self._config.models_max
+
+    def _admit(self, model: ModelState, n_outcomes: int) -> int:
+        """Watch a new model, in the place of an idle one where it has to be; the outcomes' number.
+
+        An event has been taken by it already, so a refused event makes room for nobody.
+        """
+        if self._is_full:
+            idle = self._idle.longest(model.join.watermark_ms)
+            if idle is not None:
+                n_outcomes = self._evict(self._models[idle], n_outcomes)
+        self._models[model.name] = model
+        self._idle.add(model.name)
+        return n_outcomes
+
+    def _evict(self, model: ModelState, n_outcomes: int) -> int:
+        model.close()
+        n_outcomes = model.number_outcomes(n_outcomes)
+        self._found.extend(model.take_findings())
+        self._counts.n_evicted += 1
+        self._counts.gone = _sum([self._counts.gone, model.join.counts])
+        self._idle.remove_longest()
+        del self._models[model.name]
+        self._touched.pop(model.name, None)
+        self._evicted.add(model.name)
+        return n_outcomes
 
     def _findings(self, points: Sequence[tuple[int, Output]]) -> list[Output]:
         """What the batch's outcomes led to, in the order in which the outcomes came.
 
         `points` are put in their places: each comes with the number of the last outcome before.
         """
-        found: list[Found] = []
+        found, self._found = self._found, []
         for model in self._touched.values():
             found.extend(model.take_findings())
         found.sort(key=lambda item: item.order)
@@ -139,8 +199,8 @@ class Engine:
         if isinstance(finding, Misfit):
             return publisher.data_problem(item.model, item.version, finding)
         # Numbered here, in the order of the outcomes: the same however the input was cut.
-        self._n_retrains += 1
-        return publisher.retrain(item.model, item.version, finding, self._n_retrains)
+        self._counts.n_retrains += 1
+        return publisher.retrain(item.model, item.version, finding, self._counts.n_retrains)
 
     def _join_point(self, model: ModelState) -> Output:
         return self._publisher.metric_point(
@@ -149,40 +209,70 @@ class Engine:
             "join",
             model.n_outcomes,
             model.join.watermark_ms,
-            model.join_values(),
+            {**model.join_values(), "n_models_evicted": float(self._counts.n_evicted)},
         )
 
-    def take_chunks(self) -> dict[str, bytes | None]:
+    def take_chunks(self) -> _Chunks:
         """The state chunks that changed since the last call; None means that one is gone.
 
         Also moves `digest` on: it covers every output and every change of state, but for what
         only a learner's pickle can tell.
         """
-        plain: dict[str, bytes | None] = {}
-        learners: dict[str, bytes | None] = {}
-        deltas = []
+        plain, others = self._forgotten()
+        changes: list[bytes] = []
         for model in self._touched.values():
-            deltas.append(model.join.take_delta())
-            header = model.take_header()
-            if header is not None:
-                plain[chunk_name("model", model.name)] = header
-            changed, dropped = model.take_changed()
-            for version, monitor in changed:
-                plain[chunk_name("monitor", model.name, version)] = pack(monitor.state())
-                if monitor.learner is not None and self._state_key is not None:
-                    sealed = monitor.learner.dump(self._state_key)
-                    learners[chunk_name("learner", model.name, version)] = sealed
-            for version in dropped:
-                plain[chunk_name("monitor", model.name, version)] = None
-                learners[chunk_name("learner", model.name, version)] = None
+            groups = encode_changes(model.join.take_changes())
+            changes += groups
+            others.update(self._join_log(model.name).write(groups, model.join))
+            its_plain, its_learners = self._changed(model)
+            plain.update(its_plain)
+            others.update(its_learners)
         self._touched = {}
-        plain[_ENGINE] = pack([self._n_dead_letters, self._n_retrains])
-        packed_deltas = pack(deltas)
-        self.digest = _digest(self.digest, self._outputs, plain, packed_deltas)
+        plain[_ENGINE] = pack(self._counts)
+        self.digest = _digest(self.digest, self._outputs, plain, changes)
         self._outputs = []
-        # By name, as a restored engine has them.
-        joins = (self._models[name].join for name in sorted(self._models))
-        return {**plain, **learners, **self._join_log.write(packed_deltas, joins)}
+        return {**plain, **others}
+
+    def _forgotten(self) -> tuple[_Chunks, _Chunks]:
+        """What evicted models leave to be deleted: plain chunks, and all others."""
+        plain: _Chunks = {}
+        others: _Chunks = {}
+        for model in self._evicted:
+            plain.update(dict.fromkeys(self._stored_plain.pop(model, ())))
+            others.update(dict.fromkeys(self._stored_learners.pop(model, ())))
+            log = self._join_logs.pop(model, None)
+            others.update(dict.fromkeys(log.names() if log is not None else ()))
+        self._evicted = set()
+        return plain, others
+
+    def _changed(self, model: ModelState) -> tuple[_Chunks, _Chunks]:
+        """A model's plain chunks that have changed, and its learners'."""
+        plain: _Chunks = {}
+        learners: _Chunks = {}
+        header = model.take_header()
+        if header is not None:
+            plain[chunk_name("model", model.name)] = header
+        changed, dropped = model.take_changed()
+        for version, monitor in changed:
+            plain[chunk_name("monitor", model.name, version)] = pack(monitor.state())
+            learners[chunk_name("learner", model.name, version)] = self._sealed(monitor)
+        for version in dropped:
+            plain[chunk_name("monitor", model.name, version)] = None
+            learners[chunk_name("learner", model.name, version)] = None
+        _note(self._stored_plain.setdefault(model.name, set()), plain)
+        stored = self._stored_learners.setdefault(model.name, set())
+        learners = {n: chunk for n, chunk in learners.items() if chunk is not None or n in stored}
+        _note(stored, learners)
+        return plain, learners
+
+    def _sealed(self, monitor: Monitor) -> bytes | None:
+        """A learner's state, None where none is to be kept: one of before would be out of step."""
+        if monitor.learner is None or self._state_key is None:
+            return None
+        return monitor.learner.dump(self._state_key)
+
+    def _join_log(self, model: str) -> JoinLog:
+        return self._join_logs.setdefault(model, JoinLog(model))
 
     def restore(self, chunks: Mapping[str, bytes], digest: str) -> list[str]:
         """Become the engine that wrote these chunks, all it ever wrote that are not gone.
@@ -208,7 +298,7 @@ class Engine:
             ) from error
 
     def _restore(self, chunks: Mapping[str, bytes]) -> list[str]:
-        self._n_dead_letters, self._n_retrains = unpack(_ENGINE, chunks[_ENGINE])
+        self._counts = unpack(_ENGINE, chunks[_ENGINE], _Counts)
         parsed = sorted((*split_name(name), name) for name in chunks)
         for kind, names, name in parsed:
             if kind == "model":
@@ -216,8 +306,13 @@ class Engine:
                 model.restore_header(chunks[name])
                 self._models[model.name] = model
         self._restore_joins(chunks)
+        self._idle = IdleModels(self._models)
         notes = []
         for kind, names, name in parsed:
+            if kind in ("model", "monitor"):
+                self._stored_plain.setdefault(names[0], set()).add(name)
+            elif kind == "learner":
+                self._stored_learners.setdefault(names[0], set()).add(name)
             if kind == "monitor":
                 state = unpack(name, chunks[name])
                 notes += self._models[names[0]].restore_monitor(names[1], state)
@@ -228,37 +323,53 @@ class Engine:
         return notes
 
     def _restore_joins(self, chunks: Mapping[str, bytes]) -> None:
-        states, deltas = self._join_log.read(chunks)
-        for state in states:
-            self._models[state.model].join.restore(state)
-        for delta in deltas:
-            self._models[delta.model].join.redo(delta)
+        by_model: dict[str, dict[str, bytes]] = {}
+        for name, chunk in chunks.items():
+            kind, names = split_name(name)
+            if kind == "join":
+                by_model.setdefault(names[0], {})[name] = chunk
+        for model in by_model.keys() | self._models.keys():
+            self._join_log(model).read(by_model[model], self._models[model].join)
 
     def totals(self) -> Totals:
         """The counts of the whole partition."""
-        counts = [model.join.counts for model in self._models.values()]
+        c = _sum([self._counts.gone, *(model.join.counts for model in self._models.values())])
         return Totals(
-            sum(c.n_predictions for c in counts),
-            sum(c.n_labels for c in counts),
-            sum(c.n_outcomes for c in counts),
-            self._n_dead_letters,
-            sum(c.n_duplicate for c in counts),
-            sum(c.n_correction for c in counts),
-            sum(c.n_expired for c in counts),
-            sum(c.n_orphaned for c in counts),
+            c.n_predictions,
+            c.n_labels,
+            c.n_outcomes,
+            self._counts.n_dead_letters,
+            c.n_duplicate,
+            c.n_correction,
+            c.n_expired,
+            c.n_orphaned,
             sum(model.join.n_pending for model in self._models.values()),
+            self._counts.n_evicted,
         )
+
+
+def _sum(counts: Sequence[JoinCounts]) -> JoinCounts:
+    return JoinCounts(*map(sum, zip(*map(astuple, counts), strict=True)))
+
+
+def _note(stored: set[str], chunks: _Chunks) -> None:
+    for name, chunk in chunks.items():
+        if chunk is None:
+            stored.discard(name)
+        else:
+            stored.add(name)
 
 
 def _digest(
     before: str,
     outputs: Sequence[Output],
     chunks: Mapping[str, bytes | None],
-    changes: bytes,
+    changes: Sequence[bytes],
 ) -> str:
     digest = hashlib.blake2b(before.encode(), digest_size=16)
     digest.update(msgspec.msgpack.encode(outputs))
     for name in sorted(chunks):
         digest.update(msgspec.msgpack.encode([name, chunks[name]]))
-    digest.update(changes)
+    for group in changes:
+        digest.update(group)
     return digest.hexdigest()

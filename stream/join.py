@@ -19,7 +19,7 @@ from stream.config import Task
 from stream.events import Features, Probability, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from stream.config import Join
     from stream.events import Label, Prediction
@@ -90,37 +90,13 @@ class JoinCounts(Struct, array_like=True):
     n_correction: int = 0
     n_expired: int = 0
     n_orphaned: int = 0
+    n_released_early: int = 0
 
 
 # What a change does; the rest of the tuple is its arguments.
-_WAIT, _JOIN, _EARLY, _EXPIRE, _ORPHAN, _FORGET, _HOLD, _RELEASE = range(8)
+_WAIT, _JOIN, _EARLY, _EXPIRE, _ORPHAN, _FORGET, _HOLD, _RELEASE, _KEEP, _MARK = range(10)
 
 Change = tuple[Any, ...]
-
-
-class JoinDelta(Struct, array_like=True):
-    """What one commit's events changed in one model's join."""
-
-    model: str
-    watermark_ms: int
-    sweep_ms: int
-    held_seq: int
-    counts: JoinCounts
-    changes: list[Change]
-
-
-class JoinState(Struct, array_like=True):
-    """One model's whole join."""
-
-    model: str
-    watermark_ms: int
-    sweep_ms: int
-    held_seq: int
-    counts: JoinCounts
-    pending: dict[str, Pending]
-    early: dict[str, Early]
-    joined: dict[str, Value]
-    held: list[tuple[int, int, Outcome]]
 
 
 class ModelJoin:
@@ -167,6 +143,25 @@ class ModelJoin:
     def n_held(self) -> int:
         """Outcomes that wait for label maturity."""
         return len(self._held)
+
+    @property
+    def over_at_ms(self) -> int:
+        """Event time from which nothing that waits here can be joined any more.
+
+        0 where nothing but labels has come: there may be no such model.
+        """
+        if not (self.counts.n_predictions or self.counts.n_outcomes or self._held):
+            return 0
+        config = self._config
+        return self._watermark_ms + max(config.pending_age, config.early_age, config.label_maturity)
+
+    def close(self, out: list[Outcome]) -> None:
+        """Let go of all that waits: release what is held, count the rest as dropped."""
+        released = [heappop(self._held)[2] for _ in range(len(self._held))]
+        self.counts.n_outcomes += len(released)
+        out.extend(released)
+        self._change((_EXPIRE, len(self._pending)))
+        self._change((_ORPHAN, len(self._early)))
 
     def add_prediction(self, event: Prediction, offset: int, out: list[Outcome]) -> None:
         """Take a prediction; append the outcomes it completes or releases to `out`."""
@@ -264,7 +259,7 @@ class ModelJoin:
             out.append(outcome)
 
     def _advance(self, timestamp_ms: int, out: list[Outcome]) -> None:
-        """Move the watermark; release what has matured, drop what is too old."""
+        """Move the watermark; release what has matured or is too much, drop what is too old."""
         self._watermark_ms = max(self._watermark_ms, timestamp_ms)
         if self._held:
             self._release(out)
@@ -273,10 +268,12 @@ class ModelJoin:
 
     def _release(self, out: list[Outcome]) -> None:
         mature_ms = self._watermark_ms - self._config.label_maturity
-        n_released = 0
-        for outcome in self._mature(mature_ms):
-            out.append(outcome)
-            n_released += 1
+        n_before = len(out)
+        out.extend(self._mature(mature_ms))
+        while len(self._held) > self._config.held_max:
+            self.counts.n_released_early += 1
+            out.append(heappop(self._held)[2])
+        n_released = len(out) - n_before
         if n_released:
             self.counts.n_outcomes += n_released
             # Popped already: logged for a restored join to pop as many.
@@ -324,58 +321,45 @@ class ModelJoin:
             _drop_oldest(self._early, change[1])
         elif kind == _FORGET:
             _drop_oldest(self._joined, change[1])
-        elif kind == _HOLD:
+        elif kind == _MARK:
+            _, self._watermark_ms, self._sweep_ms, self._held_seq, self.counts = change
+        else:
+            self._apply_to_held(change)
+
+    def _apply_to_held(self, change: Change) -> None:
+        kind = change[0]
+        if kind == _HOLD:
             heappush(self._held, (change[1].predicted_ms, self._held_seq, change[1]))
             self._held_seq += 1
-        else:
+        elif kind == _RELEASE:
             for _ in range(change[1]):
                 heappop(self._held)
+        else:
+            heappush(self._held, (change[2].predicted_ms, change[1], change[2]))
 
-    def take_delta(self) -> JoinDelta:
-        """What has changed since the last call."""
+    def take_changes(self) -> list[Change]:
+        """What has changed since the last call; the last one says what no other one does."""
         changes, self._changes = self._changes, []
-        return JoinDelta(
-            self.model,
-            self._watermark_ms,
-            self._sweep_ms,
-            self._held_seq,
-            replace(self.counts),
-            changes,
-        )
+        changes.append(self._mark())
+        return changes
 
-    def state(self) -> JoinState:
-        """The whole join, as it is now."""
-        return JoinState(
-            self.model,
-            self._watermark_ms,
-            self._sweep_ms,
-            self._held_seq,
-            self.counts,
-            self._pending,
-            self._early,
-            self._joined,
-            self._held,
-        )
+    def entries(self) -> Iterator[Change]:
+        """Changes that make a new join what this one is; take them before the next event."""
+        yield from ((_JOIN, key, y_true) for key, y_true in self._joined.items())
+        yield from ((_EARLY, key, early) for key, early in self._early.items())
+        yield from ((_WAIT, key, pending) for key, pending in self._pending.items())
+        # Sorted, for a heap's order tells how it came about.
+        yield from ((_KEEP, seq, outcome) for _, seq, outcome in sorted(self._held))
+        yield self._mark()
 
-    def restore(self, state: JoinState) -> None:
-        """Become the join that `state()` described."""
-        self.counts = state.counts
-        self._pending = state.pending
-        self._early = state.early
-        self._joined = state.joined
-        self._held = state.held
-        self._held_seq = state.held_seq
-        self._watermark_ms = state.watermark_ms
-        self._sweep_ms = state.sweep_ms
+    def _mark(self) -> Change:
+        counts = replace(self.counts)
+        return _MARK, self._watermark_ms, self._sweep_ms, self._held_seq, counts
 
-    def redo(self, delta: JoinDelta) -> None:
-        """Apply what `take_delta()` gave."""
-        for change in delta.changes:
+    def redo(self, changes: Iterable[Change]) -> None:
+        """Apply what `entries` and then `take_changes` gave, in order, as it is or decoded."""
+        for change in changes:
             self._apply(_typed(change))
-        self._held_seq = delta.held_seq
-        self._watermark_ms = delta.watermark_ms
-        self._sweep_ms = delta.sweep_ms
-        self.counts = delta.counts
 
 
 def same_value(a: Value, b: Value) -> bool:
@@ -401,14 +385,17 @@ def _drop_oldest(entries: dict[str, Any], n: int) -> None:
         del entries[key]
 
 
-_TYPES = {_WAIT: Pending, _EARLY: Early}
+# The last argument of a change, where it is no plain value.
+_TYPES = {
+    _WAIT: Pending,
+    _EARLY: Early,
+    _HOLD: Outcome,
+    _KEEP: Outcome,
+    _MARK: JoinCounts,
+}
 
 
 def _typed(change: Change) -> Change:
     """A change as it was before it was written."""
-    kind = change[0]
-    if kind in _TYPES:
-        return kind, change[1], msgspec.convert(change[2], _TYPES[kind])
-    if kind == _HOLD:
-        return kind, msgspec.convert(change[1], Outcome)
-    return change
+    kind = _TYPES.get(change[0])
+    return change if kind is None else (*change[:-1], msgspec.convert(change[-1], kind))

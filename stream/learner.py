@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +80,8 @@ class Learner:
         """Become the learner that `dump` described.
 
         Raises:
-            LearnerStateError: sealed with another key, changed since, or of another River
-                version or configuration. The learner is as it was.
+            LearnerStateError: sealed with another key, changed since, of another River version
+                or configuration, or of a class that is gone. The learner is as it was.
         """
         try:
             head, seal, payload = msgspec.msgpack.decode(data, type=tuple[str, bytes, bytes])
@@ -92,7 +93,10 @@ class Learner:
             )
         if head != self._head():
             raise LearnerStateError(f"the learner's state is of {head}, and this is {self._head()}")
-        self._model, self.n_failed = pickle.loads(payload)  # noqa: S301 - sealed by us
+        try:
+            self._model, self.n_failed = pickle.loads(payload)  # noqa: S301 - sealed by us
+        except Exception as error:  # noqa: BLE001 - whatever a class that has changed raises
+            raise LearnerStateError(f"the learner's state cannot be read: {error}") from None
 
     def _head(self) -> str:
         params = msgspec.json.encode(self._config.params, order="sorted").decode()
@@ -102,6 +106,9 @@ class Learner:
 def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
     """A River model by import path.
 
+    Where it has a `seed` that is not given, the seed is 0, so that a stream that is replayed
+    gives the same losses.
+
     Raises:
         ValueError: not a River model of this task, or not with these parameters.
     """
@@ -109,7 +116,7 @@ def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
 
     factory = import_object(path)
     try:
-        model = factory(**params)
+        model = factory(**_seeded(factory, params))
     except TypeError as error:
         with_what = params or "no parameters"
         raise ValueError(f"{path} cannot be made with {with_what}: {error}") from None
@@ -118,6 +125,29 @@ def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
     if not isinstance(kind, fits):
         raise ValueError(f"{path} is not a River {fits.__name__.lower()}, and the task is {task}")
     return model
+
+
+def check_keepable(model: Any) -> None:
+    """Whether a model's state can be stored at all.
+
+    Raises:
+        ValueError: it cannot be pickled, or not be had back.
+    """
+    try:
+        pickle.loads(pickle.dumps(model, protocol=5))  # noqa: S301 - our own
+    except Exception as error:  # noqa: BLE001 - whatever a model's own pickling raises
+        raise ValueError(f"its state cannot be kept: {error}") from None
+
+
+def _seeded(factory: Any, params: dict[str, Any]) -> dict[str, Any]:
+    try:
+        seed = inspect.signature(factory).parameters.get("seed")
+    except (TypeError, ValueError):
+        # No callable, which the call will say, or one in C that does not show its parameters.
+        return params
+    if seed is None or seed.default is not None or params.get("seed") is not None:
+        return params
+    return {**params, "seed": 0}
 
 
 def _seal(key: bytes, head: str, payload: bytes) -> bytes:

@@ -270,6 +270,10 @@ class ModelState:
         )
         return {name: float(value) for name, value in values.items()}
 
+    def close(self) -> None:
+        """Let go of all that waits: the model is about to be forgotten."""
+        self.join.close(self._out)
+
     def take_header(self) -> bytes | None:
         """The model's header when it has changed since the last call."""
         if not self._header_changed:

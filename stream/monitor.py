@@ -164,8 +164,8 @@ class Monitor:
     ) -> None:
         timestamp_ms = outcome.timestamp_ms
         findings.extend(self._alarmed(item, timestamp_ms) for item in found)
-        self._policy.on_time(index, timestamp_ms)
-        self._ask(index, timestamp_ms, findings)
+        self._ask(index, timestamp_ms, self._policy.decide(index, timestamp_ms), findings)
+        self._ask(index, timestamp_ms, self._policy.on_time(index, timestamp_ms), findings)
 
     def _alarmed(self, item: Found, timestamp_ms: int) -> Alarmed:
         alarm = item.alarm
@@ -180,8 +180,9 @@ class Monitor:
             number = self._policy.on_alarm(_episode_alarm(item, kind, timestamp_ms))
         return Alarmed(item.index, timestamp_ms, kind, item, number)
 
-    def _ask(self, index: int, timestamp_ms: int, findings: list[Finding]) -> None:
-        episode = self._policy.decide(index, timestamp_ms)
+    def _ask(
+        self, index: int, timestamp_ms: int, episode: Episode | None, findings: list[Finding]
+    ) -> None:
         if episode is None:
             return
         before, since = self._windows.split(min(episode.onset, index))
@@ -195,7 +196,8 @@ class Monitor:
             rule = self._config.policy.metric
             if rule is not None:
                 self._policy.on_metric(index, self._performance.over(rule.name, rule.over))
-                self._ask(index, last.timestamp_ms, findings)
+                episode = self._policy.decide(index, last.timestamp_ms)
+                self._ask(index, last.timestamp_ms, episode, findings)
         silent = self._policy.close_if_over(self.n_outcomes)
         self._error.rebaseline(silent)
         if self._learner_error is not None:

@@ -20,18 +20,36 @@ if TYPE_CHECKING:
 
 
 class _Tail:
-    """The last `size` values, and the sum of all."""
+    """The last `size` values, and the sum of all; constant time for each value, on average.
+
+    Values are kept in a row, for their mean to be the same however they came. A full row is
+    left for one with as much room again, so at most twice the values are held.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._n = 0
         self._total = 0.0
-        self._values: NDArray[np.float64] = np.empty(0)
+        self._row: NDArray[np.float64] = np.empty(0)
+        self._end = 0
 
     def extend(self, values: NDArray[np.float64]) -> None:
         self._n += len(values)
         self._total = running_sum(self._total, values)
-        self._values = np.concatenate((self._values, values))[-self._size :]
+        values = values[-self._size :]
+        if self._end + len(values) > len(self._row):
+            self._make_room(len(values))
+        self._row[self._end : self._end + len(values)] = values
+        self._end += len(values)
+
+    def _make_room(self, n: int) -> None:
+        kept = self._last(self._size)
+        self._row = np.empty(2 * (len(kept) + n))
+        self._row[: len(kept)] = kept
+        self._end = len(kept)
+
+    def _last(self, n: int) -> NDArray[np.float64]:
+        return self._row[max(0, self._end - n) : self._end]
 
     def mean(self) -> float | None:
         """Mean of all values, None while there are none."""
@@ -39,14 +57,17 @@ class _Tail:
 
     def last_mean(self, over: int) -> float | None:
         """Mean of the last `over` values, None while there are fewer."""
-        return float(self._values[-over:].mean()) if len(self._values) >= over else None
+        last = self._last(over)
+        return float(last.mean()) if len(last) == over else None
 
     def state(self) -> dict[str, Any]:
-        return {"n": self._n, "total": self._total, "values": self._values.tobytes()}
+        return {"n": self._n, "total": self._total, "values": self._last(self._size).tobytes()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._n, self._total = state["n"], state["total"]
-        self._values = np.frombuffer(state["values"])[-self._size :]
+        # A copy, for a row that is read from bytes cannot be written to.
+        self._row = np.frombuffer(state["values"])[-self._size :].copy()
+        self._end = len(self._row)
 
 
 class Performance:

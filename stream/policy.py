@@ -1,7 +1,11 @@
 """The policy: which alarms belong together, and when a model should be retrained.
 
 Alarms with less than a cool-down between them form an episode: one change, seen by several
-detectors, or by one of them again. An episode asks for at most one retrain.
+detectors, or by one of them again. A metric that falls to its level opens an episode too, or
+belongs to the one that is open. An episode asks for at most one retrain.
+
+A period asks beside all that, with an episode of its own that is over at once: a change that is
+found right after a regular retrain is news all the same.
 """
 
 from __future__ import annotations
@@ -45,9 +49,11 @@ class Episode(Struct, array_like=True):
     Attributes:
         number: 1 for the model version's first.
         last_active: outcome index of the last alarm, or of the last sign that it goes on.
+        reason: what it asks for, or would.
         detectors: names of the detectors that found it.
         alarms: the first of them.
-        reason: what opened it.
+        since: index of the first outcome that a metric or a period is about, None where only
+            alarms are.
         asked: whether it has asked for its retrain.
     """
 
@@ -56,19 +62,20 @@ class Episode(Struct, array_like=True):
     reason: Reason
     detectors: list[str]
     alarms: list[EpisodeAlarm]
+    since: int | None = None
     asked: bool = False
 
     @property
     def onset(self) -> int:
-        """Estimated index of the first outcome after the change.
+        """Estimated index of the first outcome to retrain on.
 
-        The latest estimate that does not lie after the first alarm: Page-Hinkley's may reach far
-        back before the change.
+        Of alarms the latest estimate that does not lie after the first of them: Page-Hinkley's may
+        reach far back before the change. Never later than what a metric or a period is about.
         """
-        if not self.alarms:
-            return self.last_active
-        first = self.alarms[0]
-        return max(alarm.onset for alarm in self.alarms if alarm.onset <= first.index)
+        first = self.alarms[0].index if self.alarms else self.last_active
+        onsets = [alarm.onset for alarm in self.alarms if alarm.onset <= first]
+        onset = max(onsets, default=first)
+        return onset if self.since is None else min(onset, self.since)
 
 
 class Policy:
@@ -90,7 +97,7 @@ class Policy:
     @property
     def closes_at(self) -> int | None:
         """Number of outcomes at which the open episode ends if nothing more happens."""
-        if self.episode is None:
+        if self.episode is None or self._waits(self.episode):
             return None
         return self.episode.last_active + self._config.cool_down + 1
 
@@ -118,7 +125,8 @@ class Policy:
 
     def on_alarm(self, alarm: EpisodeAlarm) -> int:
         """Take a drift alarm of a detector that counts; the number of its episode."""
-        episode = self._activate(alarm.index, "drift")
+        episode = self.episode or self._open("drift")
+        episode.last_active = alarm.index
         if alarm.detector not in episode.detectors:
             episode.detectors.append(alarm.detector)
         if len(episode.alarms) < _ALARMS_MAX:
@@ -126,7 +134,12 @@ class Policy:
         return episode.number
 
     def on_metric(self, index: int, value: float | None) -> None:
-        """Take the value of the rule's metric: at or past its level an episode opens or goes on."""
+        """Take the value of the rule's metric: when it falls to its level it asks, by itself.
+
+        Only the fall counts: a metric that stays bad is no news, and neither asks nor keeps an
+        episode open that has asked. A fall in such an episode is of the same change. A fall that
+        may not be asked for yet waits for that, and is forgotten when the metric recovers.
+        """
         rule = self._config.metric
         if rule is None or value is None:
             return
@@ -136,15 +149,30 @@ class Policy:
             if rule.at_or_below is not None
             else rule.at_or_above is not None and value >= rule.at_or_above
         )
-        # A metric that stays bad keeps its episode open; only a fresh fall opens one.
-        if self._metric_is_bad and (self.episode is not None or not was_bad):
-            self._activate(index, "metric")
+        if self.episode is not None and self.episode.asked:
+            return
+        if self._metric_is_bad and not was_bad:
+            episode = self.episode or self._open("metric")
+            episode.reason = "metric"
+            episode.last_active, episode.since = index, max(0, index + 1 - rule.over)
+        elif self.episode is not None and not self._metric_is_bad:
+            self._forget_metric(self.episode)
 
-    def on_time(self, index: int, timestamp_ms: int) -> bool:
-        """Whether the period is over with this outcome; if so an episode opens or goes on."""
+    def _forget_metric(self, episode: Episode) -> None:
+        episode.reason, episode.since = "drift", None
+        if not episode.alarms:
+            self.episode = None
+
+    @property
+    def has_period(self) -> bool:
+        """Whether `on_time` wants to see every outcome."""
+        return self._config.period is not None
+
+    def on_time(self, index: int, timestamp_ms: int) -> Episode | None:
+        """The period's episode that asks with this outcome, if the period is over."""
         rule = self._config.period
         if rule is None:
-            return False
+            return None
         if self._last_asked_ms is None:
             self._last_asked_ms = timestamp_ms
         is_due = (
@@ -152,48 +180,44 @@ class Policy:
             if rule.outcomes is not None
             else timestamp_ms - self._last_asked_ms >= (rule.time or 0)
         )
-        if not is_due or self._superseded:
-            return False
-        if self.episode is not None and self.episode.asked:
-            self.episode = None
-        self._activate(index, "period")
-        return True
-
-    @property
-    def has_period(self) -> bool:
-        """Whether `on_time` wants to see every outcome."""
-        return self._config.period is not None
+        if not is_due or not self._may_ask(index):
+            return None
+        self._n_episodes += 1
+        since = self._last_asked + 1
+        self._last_asked, self._last_asked_ms = index, timestamp_ms
+        return Episode(self._n_episodes, index, "period", [], [], since, asked=True)
 
     def decide(self, index: int, timestamp_ms: int) -> Episode | None:
-        """The episode that asks for its retrain now, if one does; it will not ask again."""
+        """The open episode if it asks for its retrain now; it will not ask again."""
         episode = self.episode
         if (
             episode is None
             or episode.asked
-            or self._superseded
-            or index + 1 < self._config.min_labels
+            or not self._may_ask(index)
             or not self._is_enough(episode)
         ):
             return None
-        episode.asked = True
+        episode.asked, episode.last_active = True, index
         self._last_asked, self._last_asked_ms = index, timestamp_ms
         # As it is now: it may yet grow before the request is written.
         return replace(episode, detectors=[*episode.detectors], alarms=[*episode.alarms])
 
+    def _waits(self, episode: Episode) -> bool:
+        """Whether the episode has all it needs and may not ask yet; it does not end before."""
+        return not episode.asked and episode.reason == "metric"
+
+    def _may_ask(self, index: int) -> bool:
+        return not self._superseded and index + 1 >= self._config.min_labels
+
     def _is_enough(self, episode: Episode) -> bool:
-        if episode.reason in ("metric", "period"):
+        if episode.reason == "metric":
             return True
         needed = {"any": 1, "all": len(self._asking), "at_least": self._config.k or 1}
         return len(episode.detectors) >= needed[self._config.rule]
 
-    def _activate(self, index: int, reason: Reason) -> Episode:
-        if self.episode is None:
-            self._n_episodes += 1
-            self.episode = Episode(self._n_episodes, index, reason, [], [])
-        elif not self.episode.asked and reason != "drift":
-            # A metric or a period asks by itself, whatever the detectors are agreed on.
-            self.episode.reason = reason
-        self.episode.last_active = index
+    def _open(self, reason: Reason) -> Episode:
+        self._n_episodes += 1
+        self.episode = Episode(self._n_episodes, 0, reason, [], [])
         return self.episode
 
     def state(self) -> dict[str, Any]:

@@ -1,31 +1,32 @@
 """The engine's state as named chunks of bytes: what a commit writes, what a restart reads.
 
 Chunks are msgpack of plain values with a format number; only a learner's holds a pickle, sealed
-with a key. The join is a log: a base and the changes since, so that a commit of a few events
-does not write a hundred thousand waiting predictions.
+with a key. Each model's join is a base and a log of the changes since, so that a commit of a few
+events does not write a hundred thousand waiting predictions.
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import msgspec
 
-from stream.join import JoinDelta, JoinState
+from stream.join import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from stream.join import ModelJoin
 
-FORMAT = 1
+FORMAT = 2
 
-_JOIN_BASE = "join/base"
-_JOIN_CHANGES = "join/changes/"
-# The log is folded into a new base when it has outgrown the old one and this.
-_LOG_BYTES_MIN = 1 << 20
-_LOG_CHUNKS_MAX = 1000
+# Where a chunk of a join is full. One event may be twice as long, and two of them a chunk.
+_PIECE_BYTES = 1 << 19
+# A model's log is folded into a new base when it has outgrown the old one and this.
+_LOG_BYTES_MIN = 1 << 15
+_ENCODED_AT_ONCE = 256
 
 
 class SnapshotError(ValueError):
@@ -74,43 +75,118 @@ def unpack(name: str, data: bytes, kind: Any = Any) -> Any:
         raise SnapshotError(f"state chunk {name!r} is damaged: {error}") from None
 
 
+def encode_changes(changes: Sequence[Change]) -> list[bytes]:
+    """Changes of a join as lists in bytes, none longer than a piece but where one change is."""
+    data = msgspec.msgpack.encode(changes)
+    if len(data) <= _PIECE_BYTES or len(changes) == 1:
+        return [data]
+    middle = len(changes) // 2
+    return encode_changes(changes[:middle]) + encode_changes(changes[middle:])
+
+
+class _LogChunk:
+    """A chunk of the log: its lists of changes, kept while it is so small that it may grow."""
+
+    def __init__(self, groups: list[bytes]) -> None:
+        self.n_bytes = sum(map(len, groups))
+        self.groups = groups if self.n_bytes < _PIECE_BYTES else []
+
+
 class JoinLog:
-    """Decides how the joins of a partition are written: as changes, or as a new base."""
+    """How one model's join is stored: all of it once, as the base, and the changes since, the log.
 
-    def __init__(self) -> None:
+    The log is folded into a new base when it has outgrown the old one: what is written is, in
+    the long run, twice what has changed. Both are cut into pieces. A commit's changes are merged
+    with the chunks before it that are less than twice as long, as a counter carries, so that a
+    log of many small commits is a few chunks, each twice as long as the next.
+
+    Memory: the chunks that may still grow, at most the size of the log and of two pieces.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._n_base = 0
         self._base_bytes = 0
+        self._log: list[_LogChunk] = []
         self._log_bytes = 0
-        self._log: list[str] = []
 
-    def write(self, packed_changes: bytes, joins: Iterable[ModelJoin]) -> dict[str, bytes | None]:
-        """The chunks to write for one commit's changes."""
-        full = (
-            self._log_bytes + len(packed_changes) > max(self._base_bytes, _LOG_BYTES_MIN)
-            or len(self._log) >= _LOG_CHUNKS_MAX
-        )
-        if not full:
-            name = f"{_JOIN_CHANGES}{len(self._log):012d}"
-            self._log.append(name)
-            self._log_bytes += len(packed_changes)
-            return {name: packed_changes}
-        base = pack([join.state() for join in joins])
-        chunks: dict[str, bytes | None] = dict.fromkeys(self._log)
-        chunks[_JOIN_BASE] = base
-        self._base_bytes, self._log_bytes, self._log = len(base), 0, []
+    def names(self) -> list[str]:
+        """The names of the chunks that are stored."""
+        base = [self._name("base", i) for i in range(self._n_base)]
+        return base + [self._name("log", i) for i in range(len(self._log))]
+
+    def write(self, groups: Sequence[bytes], join: ModelJoin) -> dict[str, bytes | None]:
+        """The chunks to write for one commit's changes, as `encode_changes` gave them."""
+        self._log_bytes += sum(map(len, groups))
+        if self._log_bytes > max(self._base_bytes, _LOG_BYTES_MIN):
+            return self._fold(join)
+        chunks: dict[str, bytes | None] = {}
+        for group in groups:
+            chunks.update(self._append(group))
         return chunks
 
-    def read(self, chunks: Mapping[str, bytes]) -> tuple[list[JoinState], list[JoinDelta]]:
-        """The base and the changes since, oldest first.
+    def _append(self, group: bytes) -> dict[str, bytes | None]:
+        groups, n_bytes, n_before = [group], len(group), len(self._log)
+        while self._log and self._log[-1].n_bytes < min(2 * n_bytes, _PIECE_BYTES):
+            last = self._log.pop()
+            groups[:0] = last.groups
+            n_bytes += last.n_bytes
+        number = len(self._log)
+        self._log.append(_LogChunk(groups))
+        gone = range(number + 1, n_before)
+        chunks: dict[str, bytes | None] = {self._name("log", i): None for i in gone}
+        return {**chunks, self._name("log", number): _pack_groups(groups)}
+
+    def _fold(self, join: ModelJoin) -> dict[str, bytes | None]:
+        chunks: dict[str, bytes | None] = dict.fromkeys(self.names())
+        self._n_base = self._base_bytes = self._log_bytes = 0
+        self._log = []
+        for piece in _pieces(join.entries()):
+            chunks[self._name("base", self._n_base)] = piece
+            self._n_base += 1
+            self._base_bytes += len(piece)
+        return chunks
+
+    def read(self, chunks: Mapping[str, bytes], join: ModelJoin) -> None:
+        """Make a new join what it was, from the chunks by their names.
 
         Raises:
-            SnapshotError: a chunk cannot be read.
+            SnapshotError: a chunk cannot be read, or is missing.
         """
-        base = chunks.get(_JOIN_BASE)
-        self._log = sorted(name for name in chunks if name.startswith(_JOIN_CHANGES))
-        self._base_bytes = len(base or b"")
-        self._log_bytes = sum(len(chunks[name]) for name in self._log)
-        states = [] if base is None else unpack(_JOIN_BASE, base, list[JoinState])
-        deltas = [
-            delta for name in self._log for delta in unpack(name, chunks[name], list[JoinDelta])
-        ]
-        return states, deltas
+        # The base comes before the log in alphabetical order, and each in its own.
+        for name in sorted(chunks):
+            for changes in unpack(name, chunks[name], list[list[Change]]):
+                join.redo(changes)
+            if split_name(name)[1][1] == "base":
+                self._n_base += 1
+                self._base_bytes += len(chunks[name])
+            else:
+                raw = unpack(name, chunks[name], list[msgspec.Raw])
+                self._log.append(_LogChunk([bytes(group) for group in raw]))
+                self._log_bytes += self._log[-1].n_bytes
+        if self.names() != sorted(chunks):
+            raise SnapshotError(
+                f"the join of model {self._model!r} is not whole: of its chunks there are"
+                f" {', '.join(sorted(chunks))}; start with a fresh state"
+            )
+
+    def _name(self, part: str, number: int) -> str:
+        return chunk_name("join", self._model, part, f"{number:06d}")
+
+
+def _pieces(changes: Iterator[Change]) -> Iterator[bytes]:
+    """Chunks of all the changes, each about a piece long."""
+    groups: list[bytes] = []
+    n_bytes = 0
+    while some := list(islice(changes, _ENCODED_AT_ONCE)):
+        for group in encode_changes(some):
+            if n_bytes + len(group) > _PIECE_BYTES and groups:
+                yield _pack_groups(groups)
+                groups, n_bytes = [], 0
+            groups.append(group)
+            n_bytes += len(group)
+    yield _pack_groups(groups)
+
+
+def _pack_groups(groups: Sequence[bytes]) -> bytes:
+    return pack([msgspec.Raw(group) for group in groups])

@@ -197,3 +197,8 @@ def scaled_logistic():
         | preprocessing.StandardScaler()
         | linear_model.LogisticRegression()
     )
+
+
+def unkeepable():
+    """A pipeline that cannot be pickled, for it holds a function without a name."""
+    return compose.FuncTransformer(lambda x: x) | linear_model.LogisticRegression()

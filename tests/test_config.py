@@ -95,6 +95,18 @@ BAD = {
         {"defaults": {"policy": {"period": {"time": "1 week"}}}},
         "defaults.policy.period.time",
     ),
+    "predictions that an event ahead of its time expires": (
+        {"defaults": {"join": {"pending_age": "4m"}}},
+        "defaults.join.pending_age: 4m is no more than events.ahead_max, 5m",
+    ),
+    "labels that it orphans": (
+        {"events": {"ahead_max": "2h"}},
+        "defaults.join.early_age: 1h is no more than events.ahead_max, 2h",
+    ),
+    "outcomes of a model that it matures": (
+        {"models": {"m": {"join": {"label_maturity": "5m"}}}},
+        "models.m.join.label_maturity: 5m is no more than events.ahead_max, 5m",
+    ),
     "nobody approves": ({"defaults": {"policy": {"approval": "x"}}}, "defaults.policy.approval: "),
 }
 
@@ -290,6 +302,7 @@ def test_durations(text, value_ms):
         ({"learner": {"path": "river.tree.Oak"}}, "learner: "),
         ({"learner": {"path": "river.drift.ADWIN"}}, "learner: "),
         ({"task": "regression", "learner": {"path": "builders.scaled_logistic"}}, "learner: "),
+        ({"learner": {"path": "builders.unkeepable"}}, "learner: its state cannot be kept: "),
     ],
 )
 def test_components_that_cannot_be_made_are_errors_with_their_path(model, message):

@@ -60,18 +60,34 @@ def test_rebaseline_leaves_the_zone() -> None:
     assert detector.update(1)
 
 
-def test_an_alarm_has_the_mean_since_the_baseline_and_nothing_made_up() -> None:
+def test_an_alarm_without_a_clear_change_makes_nothing_up() -> None:
     detector = RiverDetector(f"{HERE}.Scripted")
     first, second, third = detector.update_many(np.array([0.0, 1.0, 0.5, 2.0, 2.0]))
-    assert (first.index, first.kind, first.mean_before) == (1, "warning", 0.0)
-    assert (second.index, second.kind, second.mean_before) == (3, "drift", 0.5)
-    # A drift at the first value after a baseline has nothing before it.
-    assert third.index == 4
-    assert math.isnan(third.mean_before)
+    assert (first.index, first.kind, first.mean_before) == (1, "warning", 0.5)
+    assert (second.index, second.kind, second.mean_before) == (3, "drift", 0.875)
+    assert (third.index, third.mean_before) == (4, 2.0)
     for alarm in (first, second, third):
         assert alarm.direction == "none"
         assert alarm.onset == alarm.index
         assert all(math.isnan(x) for x in (alarm.statistic, alarm.threshold, alarm.mean_after))
+
+
+@pytest.mark.parametrize(("before", "after", "direction"), [(0.2, 0.9, "up"), (0.9, 0.2, "down")])
+def test_an_alarm_says_which_way_and_since_when_the_mean_has_gone(
+    before: float, after: float, direction: str
+) -> None:
+    detector = RiverDetector(f"{HERE}.Scripted")
+    # The 2 is the drift, and a value like any other.
+    first, second = detector.update_many(
+        np.array([before] * 64 + [after] * 31 + [2] + [before] * 64 + [after] * 47 + [2.0])
+    )
+    for alarm, start in ((first, 0), (second, 96)):
+        assert alarm.direction == direction
+        assert abs(alarm.onset - start - 64) <= 4
+        n_after = alarm.index + 1 - alarm.onset
+        xs = [before] * 64 + [after] * (alarm.index - start - 64) + [2]
+        assert alarm.mean_before == pytest.approx(np.mean(xs[:-n_after]))
+        assert alarm.mean_after == pytest.approx(np.mean(xs[-n_after:]))
 
 
 def test_kswin_without_a_seed_gives_the_same_alarms_each_time() -> None:

@@ -299,6 +299,33 @@ def test_a_journal_of_many_pages_is_whole(tmp_path):
         assert [entry.sequence for entry in broker.journal(0)] == list(range(1, 1502))
 
 
+# Reading
+
+
+def test_a_backlog_of_one_topic_keeps_no_other_waiting(tmp_path):
+    topics = ["drift-metrics", "drift-alarms", "retrain-requests"]
+    with EmbeddedBroker(config_for(tmp_path)) as broker:
+        produce(broker, "drift-metrics", [b"x"] * 500)
+        produce(broker, "drift-alarms", [b"x"] * 60)
+        produce(broker, "retrain-requests", [b"x"] * 2)
+        with broker.reader(topics) as reader:
+            counts = []
+            while records := reader.poll(0, max_records=100):
+                counts.append([sum(r.topic == topic for r in records) for topic in topics])
+    assert counts[:3] == [[49, 49, 2], [89, 11, 0], [100, 0, 0]]
+    assert list(map(sum, zip(*counts, strict=True))) == [500, 60, 2]
+
+
+def test_more_logs_than_records_to_take_are_served_in_turn(tmp_path):
+    topics = ["drift-metrics", "drift-alarms", "retrain-requests"]
+    with EmbeddedBroker(config_for(tmp_path)) as broker:
+        for topic in topics:
+            produce(broker, topic, [b"x"] * 3)
+        with broker.reader(topics) as reader:
+            served = [r.topic for _ in range(3) for r in reader.poll(0, max_records=2)]
+    assert sorted(served) == sorted(topics * 2)
+
+
 # Retention
 
 

@@ -18,9 +18,13 @@ from stream.engine import Engine
 KEY = b"a key of the tests"
 
 
+# Less than the shortest wait of a variant.
+EVENTS = {"ahead_max": "1s"}
+
+
 def variant(policy=None, **defaults):
     policy = {**TOUCHY["policy"], **(policy or {})}
-    return {"defaults": {**TOUCHY, "policy": policy, **defaults}}
+    return {"events": EVENTS, "defaults": {**TOUCHY, "policy": policy, **defaults}}
 
 
 def learning(path, params=None):
@@ -155,16 +159,21 @@ def test_a_restart_after_every_commit_does_not_matter(name, log_bytes_min, monke
     assert restarted.digests == straight.digests
     assert list(map(plain_chunks, restarted.commits)) == list(map(plain_chunks, straight.commits))
     if log_bytes_min == 400:
-        assert any("join/base" in chunks for chunks in straight.commits)
+        assert any("/base/" in name for chunks in straight.commits for name in chunks)
 
 
-def test_the_join_log_is_folded_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(snapshot, "_LOG_CHUNKS_MAX", 10)
-    straight = run(touchy(), eventful(3, 100), [2])
-    bases = [i for i, chunks in enumerate(straight.commits) if "join/base" in chunks]
-    assert bases == list(range(10, len(straight.commits), 11))
-    n_log_chunks = sum(name.startswith("join/changes/") for name in straight.stored)
-    assert n_log_chunks == (len(straight.commits) - 1) - bases[-1]
+def test_a_models_join_is_folded_for_itself(monkeypatch):
+    monkeypatch.setattr(snapshot, "_LOG_BYTES_MIN", 1000)
+    straight = run(touchy(), eventful(3, 200), [2])
+    bases = [
+        {name.split("/")[1] for name in chunks if "/base/" in name} for chunks in straight.commits
+    ]
+    folds = [models for models in bases if models]
+    assert {model for models in folds for model in models} == {"text", "number", "price"}
+    assert sum(len(models) == 1 for models in folds) > len(folds) / 2
+    # It writes what little changes, of two models at most.
+    assert max(len(chunks) for chunks in straight.commits) < 40
+    assert len(straight.stored) < 60
 
 
 def test_the_digest_tells_any_difference_in_input_outputs_or_state():
@@ -214,11 +223,41 @@ def test_learners_start_afresh_without_the_key_and_it_is_said_with_a_wrong_one()
     assert Engine(config).restore(straight.stored, "") == []
 
 
+@pytest.mark.parametrize("change", ["no key", "no learner"])
+def test_a_learner_that_was_left_out_for_a_while_is_not_had_back_older_than_its_monitor(change):
+    config = load_config(VARIANTS["tree"])
+    without = load_config(variant()) if change == "no learner" else config
+    feed = eventful(2, 150)
+    first = run(config, feed[:50], state_key=KEY)
+    assert any(name.startswith("learner/") for name in first.stored)
+    engine = Engine(without, state_key=KEY if change == "no learner" else None)
+    engine.restore(first.stored, "")
+    engine.process(*split(feed[50:100]))
+    chunks = engine.take_chunks()
+    touched = {n.split("/", 1)[1] for n in chunks if n.startswith("monitor/") and chunks[n]}
+    gone = {n.split("/", 1)[1] for n in chunks if n.startswith("learner/")}
+    assert gone
+    assert gone <= touched | {n.split("/", 1)[1] for n in chunks if chunks[n] is None}
+    assert not any(chunks[f"learner/{name}"] for name in gone)
+    stored = {n: c for n, c in {**first.stored, **chunks}.items() if c is not None}
+    left = {n.split("/", 1)[1] for n in stored if n.startswith("learner/")}
+    assert not left & touched
+
+
+def test_a_learner_that_draws_and_was_given_no_seed_can_be_replayed():
+    config = load_config(learning("river.forest.ARFClassifier", {"n_models": 2}))
+    feed = eventful(6, 120)
+    straight = run(config, feed, [25], state_key=KEY)
+    assert run(config, feed, [25], state_key=KEY).digests == straight.digests
+    assert restarted_always(config, feed, [25], state_key=KEY).digests == straight.digests
+
+
 def test_a_changed_configuration_keeps_what_it_can():
     feed = eventful(4, 200)
     straight = run(touchy(), feed[:150])
     changed = load_config(
         {
+            "events": EVENTS,
             "defaults": {
                 **TOUCHY,
                 "detectors": {"adwin": {"kind": "ADWIN"}},
@@ -474,6 +513,111 @@ def test_no_more_models_than_models_max():
     assert {dict(o.headers)["reason"] for o in letters} == {b"too_many_models"}
     assert len(letters) == 20
     assert result.engine.totals().n_predictions == 30
+
+
+def idle_config(models_max, **join):
+    join = {"pending_age": "10m", "early_age": "10m", **join}
+    return load_config({"models_max": models_max, "defaults": {**CALM, "join": join}})
+
+
+def test_labels_that_match_nothing_take_no_models_place():
+    feed = Feed()
+    serve(feed, "1", 10)
+    for i in range(50):
+        feed.label("x", 0, model=f"garbage {i}")
+    feed.predict("a", 0, model="late")
+    feed.label("a", 0, model="late")
+    serve(feed, "1", 10)
+    result = run(idle_config(5), feed.merged, [7], restarts={3, 6})
+    assert result.topic("dead-letters") == []
+    assert sorted(result.engine._models) == ["garbage 47", "garbage 48", "garbage 49", "late", "m"]
+    totals = result.engine.totals()
+    assert (totals.n_outcomes, totals.n_orphaned, totals.n_evicted) == (21, 47, 47)
+    assert totals.n_labels == 71
+    # Nothing of them is left.
+    assert {name.split("/")[1] for name in result.stored if "/" in name} == {
+        "garbage%2047",
+        "garbage%2048",
+        "garbage%2049",
+        "late",
+        "m",
+    }
+
+
+def test_a_model_makes_room_when_nothing_of_it_can_be_joined_any_more():
+    feed = Feed()
+    for model in "abc":
+        feed.predict("waits", 0, model=model)
+        feed.outcome("1", wrong=False, model=model)
+    feed.predict("2", 0, model="too early")
+    for _ in range(700):
+        feed.outcome(f"{len(feed.merged)}", wrong=False, model="c")
+    feed.predict("2", 0, model="d")
+    feed.predict("2", 0, model="e")
+    feed.predict("2", 0, model="f")
+    result = run(idle_config(3), feed.merged, [100], restarts={2})
+    assert [json.loads(o.value)["model"] for o in result.topic("dead-letters")] == [
+        "too early",
+        "f",
+    ]
+    assert sorted(result.engine._models) == ["c", "d", "e"]
+    totals = result.engine.totals()
+    assert (totals.n_evicted, totals.n_expired, totals.n_pending) == (2, 3, 2)
+    assert totals.n_outcomes == 703
+
+
+def test_what_an_evicted_model_holds_is_measured_first():
+    feed = Feed()
+    for i in range(40):
+        feed.outcome(f"{i}", wrong=i > 20, model="a")
+    for i in range(1000):
+        feed.outcome(f"{i}", wrong=False, model="b")
+    config = load_config(
+        {
+            "models_max": 1,
+            "events": EVENTS,
+            "defaults": {
+                **TOUCHY,
+                "join": {"pending_age": "1m", "early_age": "1m", "label_maturity": "1m"},
+            },
+        }
+    )
+    whole = run(config, feed.merged)
+    of_a = [m for m in whole.json("drift-metrics") if m["model"] == "a" and m["signal"] == "error"]
+    assert [m["step"] for m in of_a] == [7, 14, 21, 28, 35]
+    # Events of b are refused while a may still come back.
+    letters = len(whole.topic("dead-letters"))
+    assert 55 < letters < 65
+    totals = whole.engine.totals()
+    assert totals.n_outcomes + whole.engine._models["b"].join.n_held == 1040 - letters
+    for sizes in ([1], [13], [100]):
+        assert_same(run(config, feed.merged, sizes), whole)
+        restarted = restarted_always(config, feed.merged, [50])
+        assert restarted.outputs == run(config, feed.merged, [50]).outputs
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9999), SIZES, st.sets(st.integers(1, 30)))
+def test_models_that_come_and_go_do_not_depend_on_cuts_or_restarts(seed, sizes, restarts):
+    rng, feed = random.Random(seed), Feed(step_ms=5000)
+    for i in range(200):
+        model = f"{min(rng.randrange(1, 9), rng.randrange(1, 9))}"
+        if rng.random() < 0.3:
+            feed.label(f"{i}", 0, model=model)
+        elif rng.random() < 0.5:
+            feed.predict(f"{i}", 0, model=model)
+        else:
+            feed.outcome(f"{i}", wrong=rng.random() < 0.5, model=model)
+    join = {"pending_age": "30s", "early_age": "20s", "label_maturity": "10s"}
+    config = load_config({"models_max": 3, "events": EVENTS, "defaults": {**TOUCHY, "join": join}})
+    whole = run(config, feed.merged)
+    assert whole.engine.totals().n_evicted > 0
+    straight = run(config, feed.merged, sizes)
+    assert_same(straight, whole)
+    restarted = run(config, feed.merged, sizes, restarts=restarts)
+    assert restarted.commits == straight.commits
+    assert restarted.digests == straight.digests
+    assert restarted.stored == straight.stored
 
 
 def test_names_may_be_anything():

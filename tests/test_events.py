@@ -396,6 +396,7 @@ RECORDS = st.lists(
 FUZZ_CONFIG = load_config(
     {
         "versions_max": 1,
+        "events": {"ahead_max": "20ms"},
         "defaults": {
             "metrics": {"every": 2, "window": 3},
             "policy": {"min_labels": 2, "cool_down": 3, "period": {"outcomes": 4}},

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from stream.config import Join
 from stream.events import EpochMs, Label, Prediction
-from stream.join import JoinDelta, JoinState, ModelJoin, same_value
-from stream.snapshot import pack, unpack
+from stream.join import Change, ModelJoin, same_value
 
 DAY = 86_400_000
 
@@ -37,6 +36,17 @@ def feed(join, events, offset=0):
         (join.add_label if isinstance(event, Label) else join.add_prediction)(event, i, out)
         outcomes.append(out)
     return outcomes
+
+
+def stored(changes):
+    """Changes as they are after they were written and read."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(list(changes)), type=list[Change])
+
+
+def copied(join, config=None):
+    copy = ModelJoin("m", config or join._config)
+    copy.redo(stored(join.entries()))
+    return copy
 
 
 def brief(outcomes):
@@ -144,10 +154,11 @@ def test_an_outcome_is_released_once_it_is_mature_and_in_prediction_order(events
 
 
 BOUNDS = st.builds(
-    lambda pending, early, joined, age, maturity: Join(
+    lambda pending, early, joined, held, age, maturity: Join(
         pending_max=pending,
         early_max=early,
         joined_max=joined,
+        held_max=held,
         pending_age=f"{age}ms",
         early_age=f"{age}ms",
         label_maturity=f"{maturity}ms",
@@ -155,6 +166,7 @@ BOUNDS = st.builds(
     st.integers(1, 6),
     st.integers(0, 6),
     st.integers(0, 6),
+    st.integers(1, 6),
     st.sampled_from([0, 100, 5000]),
     st.sampled_from([0, 100]),
 )
@@ -167,7 +179,8 @@ def test_bounds_hold_and_whatever_is_dropped_is_counted(events, bounds):
         out = feed(join, [event], i)
         assert join.n_pending <= bounds.pending_max
         assert join.n_early <= bounds.early_max
-        assert len(join.state().joined) <= bounds.joined_max
+        assert len(join._joined) <= bounds.joined_max
+        assert join.n_held <= bounds.held_max
         assert all(o.label_offset <= i for o in out[0])
     counts = join.counts
     n_joined = counts.n_outcomes + join.n_held
@@ -184,26 +197,22 @@ def test_the_log_of_changes_rebuilds_the_join_whatever_the_config_is_then(
     events, bounds, bounds_then, cuts, n_in_base
 ):
     join = ModelJoin("m", bounds)
-    log, base, start = [], None, 0
+    log, base, start = [], [], 0
     for number, size in enumerate([*cuts, 10**9]):
         feed(join, events[start : start + size], start)
-        log.append(pack([join.take_delta()]))
+        log += stored(join.take_changes())
         start += size
         if number == n_in_base:
-            base, log = pack(join.state()), []
+            base, log = stored(join.entries()), []
     rebuilt = ModelJoin("m", bounds_then)
-    if base is not None:
-        rebuilt.restore(unpack("base", base, JoinState))
-    for delta in log:
-        for change in unpack("delta", delta, list[JoinDelta]):
-            rebuilt.redo(change)
-    assert pack(rebuilt.state()) == pack(join.state())
+    rebuilt.redo(base)
+    rebuilt.redo(log)
+    assert stored(rebuilt.entries()) == stored(join.entries())
     # And it goes on as the other one, once it has its configuration.
-    twin = ModelJoin("m", bounds)
-    twin.restore(unpack("base", pack(rebuilt.state()), JoinState))
+    twin = copied(rebuilt, bounds)
     more = [inline(99, T0 + 1500), label(3, T0 + 1500), prediction(4, T0 + 9000)]
     assert brief(feed(twin, more)) == brief(feed(join, more))
-    assert pack(twin.state()) == pack(join.state())
+    assert stored(twin.entries()) == stored(join.entries())
 
 
 def test_a_rebuilt_join_keeps_every_field_of_what_waits():
@@ -213,7 +222,7 @@ def test_a_rebuilt_join_keeps_every_field_of_what_waits():
     whole = prediction(1, T0, 2.0, probability={"2": 0.25}, features=features, task="regression")
     feed(join, [whole, prediction(2, T0, value=True), label(2, T0, value=True), label(3, T0, "x")])
     rebuilt = ModelJoin("m", config, keep_features=True)
-    rebuilt.redo(unpack("", pack(join.take_delta()), JoinDelta))
+    rebuilt.redo(stored(join.take_changes()))
     late = [label(1, T0 + 2 * DAY, 1.0), prediction(3, T0 + 2 * DAY, "y"), label(4, T0 + 4 * DAY)]
     outcomes = [outcome for out in feed(rebuilt, late) for outcome in out]
     assert outcomes == [outcome for out in feed(join, late) for outcome in out]
@@ -247,15 +256,14 @@ def test_a_full_buffer_drops_the_oldest():
     join = ModelJoin("m", Join(pending_max=300))
     feed(join, [prediction(i, T0 + i) for i in range(301)])
     assert join.counts.n_expired == 4, "one percent at once, and the one too many"
-    assert next(iter(join.state().pending)) == "4"
+    assert next(iter(join._pending)) == "4"
 
 
 def test_a_bound_that_was_lowered_holds_after_the_next_event():
     join = ModelJoin("m", Join(pending_max=100, early_max=100))
     feed(join, [prediction(i, T0) for i in range(80)])
     feed(join, [label(f"early {i}", T0) for i in range(80)])
-    smaller = ModelJoin("m", Join(pending_max=10, early_max=10))
-    smaller.restore(join.state())
+    smaller = copied(join, Join(pending_max=10, early_max=10))
     feed(smaller, [prediction("one more", T0), label("another", T0)])
     assert (smaller.n_pending, smaller.n_early) == (10, 10)
     assert smaller.counts.n_expired == smaller.counts.n_orphaned == 71
@@ -265,10 +273,21 @@ def test_maturity_that_was_taken_away_releases_what_is_held():
     join = ModelJoin("m", Join(label_maturity="1d"))
     feed(join, [inline(1, T0 + 5), inline(2, T0 + 3)])
     assert join.n_held == 2
-    eager = ModelJoin("m", Join())
-    eager.restore(join.state())
+    eager = copied(join, Join())
     [released] = feed(eager, [inline(3, T0 + 6)])
     assert [o.predicted_ms - T0 for o in released] == [3, 5, 6]
+
+
+def test_what_is_held_beyond_its_bound_is_released_early_the_oldest_first_and_counted():
+    join = ModelJoin("m", Join(label_maturity="1d", held_max=10))
+    released = feed(join, [inline(i, T0 + 100 - i) for i in range(100)])
+    assert [len(out) for out in released] == [0] * 10 + [1] * 90
+    assert [out[0].predicted_ms - T0 for out in released[10:]] == list(range(90, 0, -1))
+    assert (join.n_held, join.counts.n_released_early, join.counts.n_outcomes) == (10, 90, 90)
+    # What matures is not early.
+    [matured] = feed(join, [label("none", T0 + DAY + 95)])
+    assert len(matured) == 5
+    assert (join.n_held, join.counts.n_released_early, join.counts.n_outcomes) == (5, 90, 95)
 
 
 def test_features_are_kept_only_where_they_are_wanted():
@@ -300,10 +319,10 @@ def test_a_number_never_equals_a_string():
     assert same_value(True, 1)
 
 
-def test_a_delta_is_small_when_little_has_changed():
+def test_there_are_few_changes_when_little_has_changed():
     join = ModelJoin("m", Join())
     feed(join, [prediction(i, T0) for i in range(10_000)])
-    n_bytes = len(pack(join.take_delta()))
+    assert len(join.take_changes()) == 10_001
     feed(join, [label(1, T0)])
-    assert len(pack(join.take_delta())) < 100 < n_bytes
-    assert msgspec.to_builtins(join.take_delta())[-1] == []
+    assert len(join.take_changes()) == 2
+    assert len(join.take_changes()) == 1

@@ -40,6 +40,15 @@ def test_it_is_scored_before_it_learns():
     assert learner.losses(alternating, ZeroOneLoss()).tolist() == [1.0] * 50
 
 
+@pytest.mark.parametrize("params", [{}, {"seed": None}, {"seed": 3}])
+def test_a_learner_that_draws_does_the_same_again(params):
+    config = LearnerConfig(path="river.forest.ARFClassifier", params={"n_models": 3, **params})
+    first, again = (
+        Learner(config, "classification").losses(outcomes(300), ZeroOneLoss()) for _ in range(2)
+    )
+    assert first.tolist() == again.tolist()
+
+
 def test_outcomes_that_it_cannot_use_are_counted_and_have_no_loss():
     learner = Learner(LINEAR, "regression")
     odd = [{"x": "text"}, None, {"x": 1.0}, {}]
@@ -86,6 +95,24 @@ def test_a_state_that_was_changed_is_refused_and_nothing_happens(change, message
     before = learner.dump(KEY)
     with pytest.raises(LearnerStateError, match=message):
         learner.load(change(before), KEY)
+    assert learner.dump(KEY) == before
+
+
+class Gone:
+    """What was pickled when it could be, and cannot be had back any more."""
+
+    def __reduce__(self):
+        return int, ("gone",)
+
+
+def test_a_model_that_cannot_be_had_back_is_refused_and_nothing_happens():
+    learner = Learner(TREE, "classification")
+    before = learner.dump(KEY)
+    learner._model = Gone()
+    gone = learner.dump(KEY)
+    learner.load(before, KEY)
+    with pytest.raises(LearnerStateError, match=r"cannot be read: .*gone"):
+        learner.load(gone, KEY)
     assert learner.dump(KEY) == before
 
 

@@ -224,6 +224,36 @@ def test_an_improvement_asks_only_where_it_is_configured(asks):
     assert len(of(Retrain, findings)) == asks
 
 
+DIRECTIONLESS = {
+    "kswin": ("river.drift.KSWIN", {"alpha": 0.0005}),
+    "fhddm": ("river.drift.binary.FHDDM", {}),
+    "hddm_w": ("river.drift.binary.HDDMW", {"two_sided_test": True}),
+}
+
+
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("name", DIRECTIONLESS)
+def test_an_improvement_seen_by_a_detector_that_does_not_tell_directions(name, asks):
+    kind, params = DIRECTIONLESS[name]
+    detectors = {name: {"kind": kind, "params": params}}
+    config = model(detectors=detectors, task="classification", policy={"ask_on_improvement": asks})
+    findings = found(config, errors((0.6, 400), (0.05, 150)))
+    alarms = [alarm for alarm in of(Alarmed, findings) if alarm.kind != "warning"]
+    assert {alarm.kind for alarm in alarms} == {"improvement"}
+    assert alarms[0].found.alarm.direction == "down"
+    assert len(of(Retrain, findings)) == asks
+
+
+@pytest.mark.parametrize("name", ["kswin", "hddm_w"])
+def test_the_window_of_a_detector_that_does_not_tell_onsets_goes_back_to_the_change(name):
+    kind, params = DIRECTIONLESS[name]
+    config = model(detectors={name: {"kind": kind, "params": params}}, task="classification")
+    [request] = of(Retrain, found(config, errors((0.05, 800), (0.6, 100), seed=2)))
+    assert 760 <= request.episode.onset <= 810
+    before, since = request.metrics["error"]
+    assert since > before + 0.2
+
+
 def test_a_warning_is_reported_and_counts_for_nothing():
     config = model(task="classification", detectors={"ddm": {"kind": "river.drift.binary.DDM"}})
     findings = found(config, errors((0.1, 300), (0.35, 200)))
@@ -288,6 +318,63 @@ def test_a_period_asks_drift_or_not(period, indices):
     requests = of(Retrain, found(config, errors((0.0, 125))))
     assert [r.index for r in requests] == indices
     assert {r.episode.reason for r in requests} == {"period"}
+
+
+def windows(findings):
+    """Of each request its index, reason, and the first and the number of its window's outcomes."""
+    return [
+        (r.index, r.episode.reason, r.n_before, r.since.n)
+        for r in findings
+        if isinstance(r, Retrain)
+    ]
+
+
+def test_a_drift_right_after_a_periods_request_is_asked_for():
+    config = load_config({"defaults": {"policy": {"period": {"outcomes": 1950}}}}).defaults
+    findings = found(config, errors((0.05, 2000), (0.35, 400), seed=7))
+    period, drift = of(Retrain, findings)
+    assert (period.index, period.episode.reason) == (1949, "period")
+    assert drift.episode.reason == "drift"
+    assert 2000 < drift.index < 2200
+    assert (
+        {a.episode for a in of(Alarmed, findings)}
+        == {drift.episode.number}
+        != {period.episode.number}
+    )
+
+
+def test_a_periods_window_is_the_whole_period():
+    config = model(detectors={}, policy={"period": {"outcomes": 640}})
+    requests = windows(found(config, errors((0.1, 1300))))
+    assert requests == [(639, "period", 0, 640), (1279, "period", 640, 640)]
+
+
+def test_a_metrics_window_is_at_least_what_it_was_taken_over():
+    metric = {"name": "accuracy", "at_or_below": 0.6, "over": 300}
+    config = model(detectors={}, policy={"metric": metric}, metrics={"every": 50})
+    outcomes = errors((0.05, 1000), (0.9, 400))
+    [(index, reason, n_before, n)] = windows(found(config, outcomes))
+    assert (index, reason) == (1149, "metric")
+    # To within a block of the window index.
+    assert index + 1 - 300 - 64 <= n_before <= index + 1 - 300
+    assert n == index + 1 - n_before
+    [request] = of(Retrain, found(config, outcomes))
+    before, since = request.metrics["error"]
+    assert before < 0.1
+    assert since > 0.35
+
+
+def test_a_change_while_a_metric_stays_bad_is_asked_for():
+    config = model(
+        detectors={"page_hinkley": {"kind": "PageHinkley", "params": {"threshold": 30}}},
+        policy={"metric": {"name": "accuracy", "at_or_below": 0.8, "over": 100}, "cool_down": 200},
+        metrics={"every": 50},
+    )
+    # The fall is asked for once, by whichever sees it first; a worse one comes much later.
+    requests = windows(found(config, errors((0.05, 500), (0.4, 1500), (0.95, 300))))
+    assert [reason for _, reason, _, _ in requests] == ["metric", "drift"]
+    assert 500 < requests[0][0] < 700
+    assert 2000 < requests[1][0] < 2200
 
 
 def test_metric_points_come_every_so_many_outcomes():

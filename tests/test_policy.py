@@ -128,15 +128,54 @@ def test_a_metric_asks_when_it_falls_and_again_after_it_has_recovered(bound, bad
     assert policy.episode.reason == "metric"
 
 
-def test_a_metric_that_stays_bad_keeps_its_episode_open():
+def test_a_metric_that_stays_bad_swallows_no_later_change():
     policy = Policy(config(metric={"name": "accuracy", "at_or_below": 0.7}, cool_down=10))
     policy.on_metric(0, 0.5)
     assert ask(policy, 0)
-    for index in range(5, 100, 5):
+    asked = []
+    for index in range(5, 60, 5):
         policy.on_metric(index, 0.5)
+        if index == 30:
+            policy.on_alarm(alarm("a", index))
+        asked += [index] * ask(policy, index)
         policy.close_if_over(index + 1)
-        assert not alarmed(policy, "a", index)
-    assert policy.episode.number == 1
+    assert asked == [30]
+    assert policy.episode is None
+
+
+def test_a_metric_that_falls_in_an_episode_that_has_asked_is_of_the_same_change():
+    policy = Policy(config(metric={"name": "accuracy", "at_or_below": 0.7}, cool_down=10))
+    assert alarmed(policy, "a", 0)
+    policy.on_metric(5, 0.5)
+    assert not ask(policy, 5)
+    policy.close_if_over(11)
+    assert policy.episode is None, "the fall did not put the end off"
+
+
+def test_a_metric_that_may_not_ask_yet_waits_while_it_is_bad():
+    rule = {"metric": {"name": "accuracy", "at_or_below": 0.7, "over": 3}, "min_labels": 100}
+    policy = Policy(config(**rule, cool_down=10))
+    policy.on_metric(5, 0.5)
+    assert not ask(policy, 5)
+    assert policy.closes_at is None
+    assert policy.close_if_over(60) == []
+    episode = policy.decide(99, T0)
+    assert (episode.reason, episode.onset) == ("metric", 3)
+    assert policy.closes_at == 110
+
+
+@pytest.mark.parametrize("alarmed_too", [False, True])
+def test_a_metric_that_recovers_before_it_may_ask_is_forgotten(alarmed_too):
+    rule = {"metric": {"name": "accuracy", "at_or_below": 0.7}, "min_labels": 100, "rule": "all"}
+    policy = Policy(config(**rule))
+    if alarmed_too:
+        policy.on_alarm(alarm("a", 4))
+    policy.on_metric(5, 0.5)
+    policy.on_metric(8, 0.9)
+    assert not ask(policy, 99)
+    assert (policy.episode is not None) == alarmed_too
+    policy.close_if_over(99)
+    assert policy.episode is None
 
 
 def test_a_metric_asks_whatever_the_detectors_are_agreed_on():
@@ -147,6 +186,15 @@ def test_a_metric_asks_whatever_the_detectors_are_agreed_on():
     assert (episode.reason, episode.detectors) == ("metric", ["a"])
 
 
+@pytest.mark.parametrize(("onset", "expected"), [(5, 5), (35, 21)])
+def test_a_metrics_window_is_never_shorter_than_what_it_was_taken_over(onset, expected):
+    metric = {"name": "accuracy", "at_or_below": 0.7, "over": 20}
+    policy = Policy(config(rule="all", metric=metric))
+    policy.on_alarm(alarm("a", 38, onset=onset))
+    policy.on_metric(40, 0.6)
+    assert policy.decide(40, T0).onset == expected
+
+
 def test_a_metric_episode_leaves_the_detectors_their_baselines():
     policy = Policy(config(metric={"name": "accuracy", "at_or_below": 0.7}))
     policy.on_metric(0, 0.5)
@@ -155,36 +203,69 @@ def test_a_metric_episode_leaves_the_detectors_their_baselines():
     assert policy.episode is None
 
 
+def asked_by(policy, index, timestamp_ms=T0):
+    """What asks at this outcome, in the order in which a monitor asks."""
+    episodes = policy.decide(index, timestamp_ms), policy.on_time(index, timestamp_ms)
+    return [(index, e.reason, e.number, e.onset) for e in episodes if e is not None]
+
+
 def test_a_period_of_outcomes_counts_from_the_last_request_whatever_its_reason():
     policy = Policy(config(period={"outcomes": 20}, cool_down=5))
     asked = []
     for index in range(80):
         if index == 30:
-            policy.on_alarm(alarm("a", index))
-        policy.on_time(index, T0)
-        asked += [index] * ask(policy, index)
+            policy.on_alarm(alarm("a", index, onset=28))
+        asked += asked_by(policy, index)
         policy.close_if_over(index + 1)
-    assert asked == [19, 30, 50, 70]
+    assert asked == [
+        (19, "period", 1, 0),
+        (30, "drift", 2, 28),
+        (50, "period", 3, 31),
+        (70, "period", 4, 51),
+    ]
 
 
 def test_a_period_of_event_time_counts_from_the_first_outcome():
     policy = Policy(config(period={"time": "1h"}, cool_down=5))
     asked = []
     for minutes in range(0, 200, 7):
-        policy.on_time(minutes, T0 + minutes * 60_000)
-        asked += [minutes] * ask(policy, minutes, T0 + minutes * 60_000)
+        asked += asked_by(policy, minutes, T0 + minutes * 60_000)
         policy.close_if_over(minutes + 1)
-    assert asked == [63, 126, 189]
+    assert asked == [(63, "period", 1, 0), (126, "period", 2, 64), (189, "period", 3, 127)]
 
 
-def test_a_period_within_the_cool_down_of_a_request_opens_a_new_episode():
+def test_a_period_waits_for_min_labels():
+    policy = Policy(config(period={"outcomes": 5}, min_labels=12))
+    asked = [entry for index in range(20) for entry in asked_by(policy, index)]
+    assert asked == [(11, "period", 1, 0), (16, "period", 2, 12)]
+
+
+def test_a_period_within_the_cool_down_of_a_request_asks():
     policy = Policy(config(period={"outcomes": 5}, cool_down=1000))
+    policy.on_alarm(alarm("a", 0))
+    asked = [(index, number) for i in range(16) for index, _, number, _ in asked_by(policy, i)]
+    assert asked == [(0, 1), (5, 2), (10, 3), (15, 4)]
+    assert policy.episode.number == 1
+
+
+def test_a_drift_within_the_cool_down_of_a_period_asks():
+    policy = Policy(config(period={"outcomes": 20}, cool_down=1000))
     asked = []
-    for index in range(20):
-        policy.on_time(index, T0)
-        if (episode := policy.decide(index, T0)) is not None:
-            asked.append((index, episode.number, episode.reason))
-    assert asked == [(4, 1, "period"), (9, 2, "period"), (14, 3, "period"), (19, 4, "period")]
+    for index in range(30):
+        if index == 22:
+            policy.on_alarm(alarm("a", index, onset=20))
+        asked += asked_by(policy, index)
+    assert asked == [(19, "period", 1, 0), (22, "drift", 2, 20)]
+
+
+def test_a_period_leaves_a_drift_that_waits_for_another_detector_its_request():
+    policy = Policy(config(rule="at_least", k=2, period={"outcomes": 20}, cool_down=1000))
+    asked = []
+    for index in range(30):
+        if index in (15, 25):
+            policy.on_alarm(alarm("ab"[index // 20], index, onset=index - 1))
+        asked += asked_by(policy, index)
+    assert asked == [(19, "period", 2, 0), (25, "drift", 1, 14)]
 
 
 def test_a_superseded_version_asks_for_nothing_and_its_episode_is_over():
@@ -193,10 +274,9 @@ def test_a_superseded_version_asks_for_nothing_and_its_episode_is_over():
     policy.set_superseded(superseded=True)
     assert policy.episode is None
     assert not alarmed(policy, "b", 1)
-    assert not policy.on_time(10, T0)
+    assert policy.on_time(10, T0) is None
     policy.set_superseded(superseded=False)
-    assert policy.on_time(11, T0)
-    assert ask(policy, 11)
+    assert policy.on_time(11, T0).reason == "period"
 
 
 def test_a_restored_policy_goes_on():

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers import replay as module
+from consumers import sending
 from consumers.broker import BrokerError
 from consumers.csv_rows import CsvError, infer_task, parse_value
 from consumers.deployed import DeployedModel, DeployedModelError, default_learner
@@ -442,7 +442,7 @@ def test_the_rate_is_kept_and_what_is_sent_is_seen_meanwhile(tmp_path, config):
             progress=lambda n_sent: n_seen.append((n_sent, len(read_all(broker, "predictions")))),
         )
         took_s = time.monotonic() - started_s
-    assert took_s >= 79 / 200 - module.AHEAD_S
+    assert took_s >= 79 / 200 - sending.AHEAD_S
     assert len(n_seen) > 5
     assert all(n_sent == n_read for n_sent, n_read in n_seen)
 

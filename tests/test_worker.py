@@ -30,11 +30,11 @@ from harness import (
 )
 
 from consumers import worker as module
-from consumers.broker import PartitionsTakenError
+from consumers.broker import BrokerError, PartitionsTakenError
 from consumers.cli import main
 from consumers.embedded import EmbeddedBroker
 from consumers.settings import STATE_KEY_VARIABLE
-from consumers.worker import Worker
+from consumers.worker import CommitFailedError, Worker
 from detectors import make_detector
 from stream.config import load_config
 
@@ -146,7 +146,8 @@ def test_a_second_worker_on_the_folder_is_refused(tmp_path, capsys, monkeypatch)
     assert end.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: every partition of app 'streamgauge' in ")
-    assert f"(process {os.getpid()})" in line
+    # Another app on the same folder would publish the same to the same topics once more.
+    assert line.endswith(f" is owned by another worker (process {os.getpid()}); stop it first")
     # It was refused before it started anything.
     assert not (tmp_path / "data" / "mlflow.db").exists()
 
@@ -175,7 +176,7 @@ def test_a_fenced_worker_drops_its_state_and_takes_over_anew(
                 " (epoch 2, this worker had 1); nothing was written"
                 for p in (0, 1)
             ]
-            assert fenced.totals() == (0,) * 9
+            assert fenced.totals() == (0,) * 10
             fenced.start()  # Hears of what it has lost.
             with pytest.raises(PartitionsTakenError, match="is owned by another worker"):
                 fenced.start()
@@ -241,6 +242,47 @@ def test_a_timed_out_commit_is_not_the_end_of_the_input(tmp_path, monkeypatch):
         send(broker, one_model([0] * 100, 0, 100, "prediction"))
     totals = work_to_the_end(config, wrap=lambda tasks: KeptWaiting(tasks, config, [1]))
     assert totals.n_predictions == 100
+
+
+class Failing(Wrapped):
+    """Some of the commits fail, and not for lack of time."""
+
+    def __init__(self, tasks, failing_commits):
+        super().__init__(tasks)
+        self._failing_commits = set(failing_commits)
+        self.n_commits = 0
+
+    def commit(self, partition, commit):
+        self.n_commits += 1
+        if self.n_commits in self._failing_commits:
+            raise BrokerError("the disk is full")
+        self._tasks.commit(partition, commit)
+
+
+def test_a_commit_that_fails_for_good_ends_the_run_after_a_few_ever_slower_attempts(
+    sent, uninterrupted, tmp_path, monkeypatch
+):
+    config = copy_of(sent, tmp_path / "data")
+    waits = []
+    monkeypatch.setattr(module.time, "sleep", waits.append)
+    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+        failing = Failing(tasks, range(7, 1000))
+        worker = Worker(config, failing, state_key=STATE_KEY)
+        with pytest.raises(CommitFailedError, match=r"commit 4 failed 5 times: the disk is full"):
+            worker.run(until_idle=True, should_stop=lambda: False)
+    assert waits == [0.5, 0.5, 1, 1, 2, 2, 4, 4]
+    assert n_commits(config) == [3, 3]
+    work_to_the_end(config)
+    assert differences(uninterrupted, config) == []
+
+
+def test_commits_that_fail_now_and_then_are_done_over_without_loss_or_repeat(
+    sent, uninterrupted, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "_RETRY_S", 0.001)
+    config = copy_of(sent, tmp_path / "data")
+    work_to_the_end(config, wrap=lambda tasks: Failing(tasks, [1, 2, 3, 4, *range(9, 60, 3)]))
+    assert differences(uninterrupted, config) == []
 
 
 # Starting again

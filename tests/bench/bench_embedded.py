@@ -8,21 +8,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
-import random
-import shlex
-import statistics
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
-from river import drift, tree
 
 from consumers.broker import Commit, Position
 from consumers.embedded import EmbeddedBroker
@@ -36,6 +27,9 @@ from stream.engine import Engine
 from stream.events import decode_label, decode_prediction
 from stream.join import ModelJoin
 from stream.monitor import Monitor
+from tests.bench.measuring import Clock, describe, median_us
+from tests.bench.naive import naive_loop
+from tests.bench.workload import Workload, generate
 
 BIAS = """
 What this does not show. It was written by the authors of one side. One process and one client on
@@ -50,73 +44,10 @@ garbage collection is rare (as in `streamgauge run`) for both sides. An event is
 label.
 """
 
-START_MS = 1_767_225_600_000
-LABEL_DELAY = 1000
-ERROR_RATES = (0.1, 0.25)
 LEARNER = "river.tree.HoeffdingTreeClassifier"
 
 
-class Workload(NamedTuple):
-    """What is sent: how many features a prediction has, of how many models."""
-
-    n_features: int
-    n_models: int
-
-    @property
-    def name(self) -> str:
-        models = "1 model" if self.n_models == 1 else f"{self.n_models} models"
-        return (
-            f"{self.n_features} features, {models}" if self.n_features else f"no features, {models}"
-        )
-
-
 WORKLOADS = [Workload(0, 1), Workload(10, 1), Workload(0, 100), Workload(10, 100)]
-
-
-class Sent(NamedTuple):
-    topic: str
-    value: bytes
-    key: bytes
-    timestamp_ms: int
-
-
-def generate(workload, n_events, seed):
-    """Predictions, each with its label 1000 rows later; the error rate rises half-way."""
-    rng = random.Random(seed)
-    n_rows = n_events // 2
-    labels = []
-    sent = []
-    for row in range(n_rows + LABEL_DELAY):
-        now_ms = START_MS + row * 10
-        if row < n_rows:
-            model = f"model-{row % workload.n_models}"
-            x = [rng.random() for _ in range(workload.n_features)]
-            y_true = int(sum(x[:2]) > 1) if len(x) > 1 else rng.randrange(2)
-            wrong = rng.random() < ERROR_RATES[2 * row >= n_rows]
-            common = {"prediction_id": f"{model}-{row}", "model": model, "timestamp": now_ms}
-            event = common | {"version": "1", "prediction": y_true ^ wrong}
-            if x:
-                event["features"] = {f"feature_{i}": round(value, 6) for i, value in enumerate(x)}
-            sent.append(Sent("predictions", json.dumps(event).encode(), model.encode(), now_ms))
-            later_ms = now_ms + LABEL_DELAY * 10
-            label = common | {"timestamp": later_ms, "label": y_true}
-            labels.append(Sent("labels", json.dumps(label).encode(), model.encode(), later_ms))
-        if row >= LABEL_DELAY:
-            sent.append(labels[row - LABEL_DELAY])
-    return sent
-
-
-class Clock:
-    """Seconds by name, added up."""
-
-    def __init__(self):
-        self.seconds = defaultdict(float)
-
-    def time(self, name, call, *arguments):
-        start_s = time.perf_counter()
-        result = call(*arguments)
-        self.seconds[name] += time.perf_counter() - start_s
-        return result
 
 
 # Ours
@@ -232,45 +163,6 @@ def monitor(monitors, outcomes):
             monitors[model].update(its_outcomes)
 
 
-# The loop that most people write
-
-
-def naive_loop(sent, *, learner=False, log_metric=None):
-    """A dict as join, River's detectors on the error; a metric for each outcome, if at all.
-
-    Returns:
-        The number of drifts found, so that nothing is left out as unused.
-    """
-
-    pending = {}
-    detectors = {}
-    learners = {}
-    n_drifts = 0
-    for _, value, _, _ in sent:
-        event = json.loads(value)
-        if "prediction" in event:
-            pending[event["prediction_id"]] = event
-            continue
-        prediction = pending.pop(event["prediction_id"], None)
-        if prediction is None:
-            continue
-        model = event["model"]
-        if model not in detectors:
-            detectors[model] = drift.ADWIN(), drift.PageHinkley()
-        error = float(prediction["prediction"] != event["label"])
-        for detector in detectors[model]:
-            detector.update(error)
-            n_drifts += detector.drift_detected
-        if learner:
-            if model not in learners:
-                learners[model] = tree.HoeffdingTreeClassifier()
-            learners[model].predict_one(prediction["features"])
-            learners[model].learn_one(prediction["features"], event["label"])
-        if log_metric is not None:
-            log_metric("error", error)
-    return n_drifts
-
-
 def naive_with_mlflow(sent, clock):
     """The naive loop with `mlflow.log_metric` for each outcome, into a SQLite store."""
     import mlflow  # noqa: PLC0415 - three seconds, and pytest collects this file
@@ -286,20 +178,6 @@ def naive_with_mlflow(sent, clock):
 
 
 # Measuring and showing
-
-
-def median_us(repeats, n_events, measure):
-    """Microseconds per event by name: the median of `repeats` runs of `measure(clock)`."""
-    clocks = []
-    for _ in range(repeats):
-        gc.collect()
-        clock = Clock()
-        measure(clock)
-        clocks.append(clock.seconds)
-    return {
-        name: statistics.median(seconds[name] for seconds in clocks) / n_events * 1e6
-        for name in clocks[0]
-    }
 
 
 def warm_up(seed):
@@ -407,29 +285,6 @@ def show(console, report):
     )
 
 
-def describe(options, arguments):
-    packages = ("river", "mlflow", "msgspec", "numpy")
-    return {
-        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores,"
-        f" {platform.system()} {platform.release()}",
-        "versions": f"Python {platform.python_version()}, "
-        + ", ".join(f"{package} {version(package)}" for package in packages),
-        "seed": options.seed,
-        "events": options.events,
-        "repeats": options.repeats,
-        "mlflow_outcomes": options.mlflow_outcomes,
-        "command": shlex.join(["python", "-m", "tests.bench.bench_embedded", *arguments]),
-    }
-
-
-def _processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if "model name" in line), "unknown")
-
-
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=50_000, help="in each workload")
@@ -440,7 +295,9 @@ def main(arguments):
     options = parser.parse_args(arguments)
     gc.set_threshold(50_000, 20, 100)
     console = Console(stderr=options.json, soft_wrap=True, highlight=False)
-    report = describe(options, arguments)
+    report = vars(options) | describe(
+        "tests.bench.bench_embedded", arguments, ("river", "mlflow", "msgspec", "numpy")
+    )
     console.print(BIAS.strip(), style="dim")
     console.print()
     for name in ("machine", "versions", "seed", "events", "repeats", "command"):

@@ -7,6 +7,7 @@ worker lose its partitions behind its back, and whether several workers share th
 import json
 import multiprocessing
 import shutil
+import threading
 import time
 from collections import defaultdict
 from contextlib import ExitStack
@@ -49,7 +50,10 @@ class EmbeddedHarness:
             "worker": {"batch_max": 4},
         }
 
-    def lose_partitions(self):
+    def go_on(self, tasks):
+        """It never stopped."""
+
+    def lose_partitions(self, tasks):
         """What a mistaken clean-up does: the locks are free while their holders live."""
         shutil.rmtree(Path(self.settings["broker"]["data_dir"]) / "locks")
 
@@ -73,8 +77,15 @@ class KafkaHarness:
         with Admin(load_config(self.settings)) as admin:
             admin.create(N_PARTITIONS, 1)
 
-    def lose_partitions(self):
+    def go_on(self, tasks):
+        """A suspended worker goes on."""
+        tasks._membership._closing.clear()
+        threading.Thread(target=tasks._membership._follow, daemon=True).start()
+
+    def lose_partitions(self, tasks):
         """What happens to a worker that is suspended for long: the group goes on without it."""
+        tasks._membership._closing.set()
+        tasks._membership._thread.join()
         with Admin(load_config(self.settings)) as admin:
             group = self.settings["app"]
             members = admin._client.describe_groups([group])[group]["members"]
@@ -484,8 +495,9 @@ def test_fetching_what_is_not_there_is_an_error(broker, topics):
 
 
 def test_a_partition_has_one_owner_at_a_time_and_passes_on(harness, broker, stack, topics):
-    first, second = (stack.enter_context(broker.tasks()) for _ in range(2))
+    first = stack.enter_context(broker.tasks())
     of_first, of_second = take_over_all(first), {}
+    second = stack.enter_context(broker.tasks())
     first.commit(0, a_commit(1, outputs=[metric(topics, b"first")]))
 
     def settled():
@@ -511,10 +523,11 @@ def rebalance(tasks):
 
 
 def test_a_worker_that_was_replaced_is_fenced(harness, broker, stack, topics):
-    first, second = (stack.enter_context(broker.tasks()) for _ in range(2))
+    first = stack.enter_context(broker.tasks())
     take_over_all(first)
     first.commit(0, a_commit(1, outputs=[metric(topics, b"1")], chunks={"a": b"1"}))
-    harness.lose_partitions()
+    harness.lose_partitions(first)
+    second = stack.enter_context(broker.tasks())
     assert take_over_all(second)[0].chunks == {"a": b"1"}
     with pytest.raises(FencedError, match="partition 0"):
         first.commit(0, a_commit(2, outputs=[metric(topics, b"zombie")], chunks={"a": b"zombie"}))
@@ -523,6 +536,7 @@ def test_a_worker_that_was_replaced_is_fenced(harness, broker, stack, topics):
         first.commit(0, a_commit(3, outputs=[metric(topics, b"zombie")]))
 
     assert values_of(read_all(broker, topics.metrics)) == [b"1", b"2"]
+    harness.go_on(first)
     lost = set()
 
     def told():

@@ -182,8 +182,8 @@ def test_memory_is_bounded(case: Case) -> None:
     size = len(remembers(detector))
     for _ in range(3):
         detector.update_many(xs)
-    # Two more rows of ADWIN's buckets are 256 bytes.
-    assert len(remembers(detector)) <= size + 300
+    # Two more rows of ADWIN's buckets are 256 bytes, two more of a River detector's past 150.
+    assert len(remembers(detector)) <= size + 450
 
 
 @every_detector

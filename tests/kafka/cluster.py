@@ -5,21 +5,21 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import secrets
 import signal
 import subprocess
 import sys
 import time
-import uuid
 from typing import TYPE_CHECKING, Self
 
 from kafka.protocol.metadata import CoordinatorType
 
-from tests.kafka.jars import fetch_jars, find_java
+from tests.kafka.java import Java
 from tests.kafka.processes import ProcessGroup, hold_port
 from tests.kafka.queries import brokers_seen, coordinator_seen, partition_seen
-from tests.kafka.settings import LOGGING, node_properties
+from tests.kafka.security import Security
+from tests.kafka.settings import LISTENERS, LOGGING, SECURED, node_properties
 from tests.kafka.wire import HOST
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 TIMEOUT_S = 90.0
 POLL_S = 0.05
 TAIL_LINES = 25
-LISTENERS = ("PLAINTEXT", "CONTROLLER", "PROXY", "PROXIED")
-HEAP = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 class ClusterError(Exception):
@@ -48,7 +46,12 @@ class Cluster:
         n_brokers: 1 or 3.
         first_port: the brokers' own addresses are on this port and the next ones; on any that
             are free when None.
+        secured: whether there are listeners with SASL and TLS too: SASL_PLAINTEXT, SASL_SSL, and
+            SSL, which asks for the client's certificate.
         settings: server properties that go before the tests' own.
+
+    Attributes:
+        security: what a client needs for the listeners with SASL and TLS.
     """
 
     def __init__(
@@ -57,16 +60,18 @@ class Cluster:
         n_brokers: int = 1,
         *,
         first_port: int | None = None,
+        secured: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder.absolute()
         self.nodes = tuple(range(1, n_brokers + 1))
+        self.security = Security(self.folder / "security") if secured else None
         self._first_port = first_port
         self._settings = dict(settings or {})
         self._ports: dict[int, dict[str, int]] = {}
         self._held: list[socket.socket] = []
         self._group: ProcessGroup | None = None
-        self._java: tuple[str, ...] = ()
+        self._java: Java | None = None
         self._brokers: dict[int, subprocess.Popen[bytes]] = {}
         self._up: set[int] = set()  # those that are meant to answer
 
@@ -82,7 +87,7 @@ class Cluster:
     @property
     def bootstrap(self) -> str:
         """The brokers' own addresses, as clients take them."""
-        return self._addresses("PLAINTEXT")
+        return self.addresses("PLAINTEXT")
 
     @property
     def proxy_bootstrap(self) -> str:
@@ -90,7 +95,7 @@ class Cluster:
 
         A client that starts there is told of no others, and so stays behind the proxies.
         """
-        return self._addresses("PROXIED")
+        return self.addresses("PROXIED")
 
     def port(self, node: int, listener: str = "PLAINTEXT") -> int:
         """A port of a node. PROXIED is its proxy's, which is to forward to PROXY."""
@@ -102,7 +107,8 @@ class Cluster:
     def log_path(self, node: int) -> Path:
         return self.folder / f"node-{node}.log"
 
-    def _addresses(self, listener: str) -> str:
+    def addresses(self, listener: str) -> str:
+        """The addresses of a listener, as clients take them."""
         return ",".join(f"{HOST}:{self.port(node, listener)}" for node in self.nodes)
 
     # All of it
@@ -117,8 +123,7 @@ class Cluster:
         self.folder.mkdir(parents=True, exist_ok=True)
         logging = self.folder / "log4j2.properties"
         logging.write_text(LOGGING, encoding="utf-8")
-        log_to = f"-Dlog4j2.configurationFile={logging}"
-        self._java = (find_java(), *HEAP, log_to, "-cp", f"{fetch_jars()}/*")
+        self._java = Java(logging)
         try:
             self._choose_ports()
             self._group = ProcessGroup()
@@ -154,10 +159,11 @@ class Cluster:
             self._coordinator(kind, "any", timeout_s)
 
     def _choose_ports(self) -> None:
+        names = (*LISTENERS, "PROXIED", *(SECURED if self.security else ()))
         for node in self.nodes:
             first = 0 if self._first_port is None else self._first_port + node - 1
             try:
-                held = {name: hold_port(0 if i else first) for i, name in enumerate(LISTENERS)}
+                held = {name: hold_port(0 if i else first) for i, name in enumerate(names)}
             except OSError as error:
                 raise ClusterError(f"port {first}: {error.strerror}") from None
             self._ports[node] = {name: held[name].getsockname()[1] for name in held}
@@ -169,25 +175,30 @@ class Cluster:
 
     def _format(self) -> None:
         """Write every node's properties, and lay out the storage of those that have none."""
-        cluster_id = self._cluster_id()
+        settings = {**(self.security.settings() if self.security else {}), **self._settings}
+        users = self.security.storage_options() if self.security else ()
+        tool = ("kafka.tools.StorageTool", "format", "-t", self._cluster_id(), *users, "-c")
+        archive = self._java.wants_archive()
         formatting = {}
         for node in self.nodes:
             data = self.folder / f"node-{node}"
             properties = data.with_suffix(".properties")
-            text = node_properties(node, self._ports, data, self._settings)
+            text = node_properties(node, self._ports, data, settings)
             properties.write_text(text, encoding="utf-8")
             if not (data / "meta.properties").exists():
-                tool = ("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c")
-                command = (*self._java, *tool, str(properties))
+                command = self._java.command(*tool, str(properties), archive=archive)
                 formatting[node] = self._group.start(command, self.log_path(node))
+                archive = False  # one is enough
         for node, process in formatting.items():
             if process.wait():
                 raise ClusterError(f"the storage of node {node} was not laid out{self._tail(node)}")
+        self._java.keep_archive()
 
     def _cluster_id(self) -> str:
         path = self.folder / "cluster.json"
         if not path.exists():
-            cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            # Kafka's tool takes one that begins with a hyphen for an option.
+            cluster_id = "s" + secrets.token_urlsafe(16)[1:]
             path.write_text(json.dumps({"id": cluster_id, "n_brokers": len(self.nodes)}))
         known = json.loads(path.read_text())
         if known["n_brokers"] != len(self.nodes):
@@ -201,7 +212,7 @@ class Cluster:
     def start_node(self, node: int) -> None:
         """Start a node that is down; does not wait for it."""
         properties = str(self.folder / f"node-{node}.properties")
-        command = (*self._java, "kafka.Kafka", properties)
+        command = self._java.command("kafka.Kafka", properties)
         self._brokers[node] = self._group.start(command, self.log_path(node))
         self._up.add(node)
 
@@ -311,3 +322,9 @@ class Cluster:
         path = self.log_path(node)
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return "\n".join([f"\n{path} ends with:", *lines[-TAIL_LINES:]])
+
+
+if __name__ == "__main__":
+    from tests.kafka.service import main
+
+    main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +10,6 @@ from pathlib import Path
 
 KAFKA_VERSION = "4.1.1"
 LOG4J_VERSION = "2.24.3"
-OLDEST_JAVA = 17
 FETCH_TIMEOUT_S = 900.0
 
 POM = f"""\
@@ -45,24 +43,6 @@ COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies
 
 class KafkaUnavailableError(Exception):
     """This machine cannot run a broker; the message says in one line what it lacks."""
-
-
-def find_java() -> str:
-    """The command that runs Java.
-
-    Raises:
-        KafkaUnavailableError: there is none, or it is too old for Kafka.
-    """
-    home = os.environ.get("JAVA_HOME")
-    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    if java is None or not os.access(java, os.X_OK):
-        raise KafkaUnavailableError(f"no Java found: Kafka needs Java {OLDEST_JAVA} or newer")
-    done = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    found = re.search(r'version "(\d+)', done.stderr)
-    if not found or int(found[1]) < OLDEST_JAVA:
-        says = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
-        raise KafkaUnavailableError(f"Kafka needs Java {OLDEST_JAVA} or newer; {java}: {says}")
-    return java
 
 
 def kafka_home() -> Path:

@@ -11,16 +11,15 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tests.kafka.rules import Action, HangUp, Mute, Request
+from tests.kafka.rules import Action, HangUp, Mute, Request, Rule
 from tests.kafka.wire import HOST, SIZE, read_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tests.kafka.cluster import Cluster
-    from tests.kafka.rules import Rule
 
-PASS = Action()
+PASS = Rule(Action(), times=None)
 CORRELATION_ID = struct.Struct(">i")
 CONNECT_TIMEOUT_S = 5.0
 JOIN_TIMEOUT_S = 1.0
@@ -96,17 +95,15 @@ class FaultProxy:
         with self._lock:
             return sum(s.api == api and s.client_id.startswith(client) for s in self.seen)
 
-    def judge(self, request: Request) -> Action:
-        """Take note of a request, and decide what becomes of it."""
+    def judge(self, request: Request) -> Rule:
+        """Take note of a request, and find the rule that it goes by."""
         with self._lock:
             # Every rule counts every request, whether or not another one takes it.
             takers = [rule for rule in self._rules if rule.takes(request)]
-            action = takers[0].action if takers else PASS
-            seen = (request.node, request.api, request.version, request.client_id, action)
+            rule = takers[0] if takers else PASS
+            seen = (request.node, request.api, request.version, request.client_id, rule.action)
             self.seen.append(Seen(*seen))
-        if takers:
-            takers[0].happened.set()
-        return action
+        return rule
 
     # Faults of the network, each of some nodes or of all
 
@@ -170,7 +167,7 @@ class _Pending(NamedTuple):
     """A request that its client has no answer to yet."""
 
     request: Request
-    action: Action
+    rule: Rule
     answer: bytes | None  # ours; None where the broker's is awaited
 
 
@@ -249,11 +246,11 @@ class _Connection:
 
     def _on_request(self, frame: bytes) -> None:
         request = Request.parse(self.node, frame)
-        action = self._proxy.judge(request)
+        rule = self._proxy.judge(request)
         self._proxy.wait_passable(self.node)
-        answer = action.on_request(request)
+        answer = rule.on_request(request)
         with self._lock:
-            self._pending[request.correlation_id] = _Pending(request, action, answer)
+            self._pending[request.correlation_id] = _Pending(request, rule, answer)
             if answer is not None:
                 self._release()
         if answer is None:
@@ -264,7 +261,7 @@ class _Connection:
         self._proxy.wait_passable(self.node)
         pending = self._pending[correlation_id]
         try:
-            frame = pending.action.on_response(pending.request, frame)
+            frame = pending.rule.on_response(pending.request, frame)
         except Mute:
             self._client_muted = True
             raise

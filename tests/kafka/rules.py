@@ -287,7 +287,8 @@ class Rule:
 
     Attributes:
         n_matched: the requests that have matched so far.
-        happened: set as soon as the action has been chosen for a request.
+        happened: set once it has: a request is lost or delayed, say, or a response has come from
+            the broker and is changed.
     """
 
     def __init__(
@@ -320,3 +321,19 @@ class Rule:
         )
         self.n_matched += matches
         return matches and self.n_matched in self._nths
+
+    def on_request(self, request: Request) -> bytes | None:
+        """The action's part on the way to the broker."""
+        try:
+            return self.action.on_request(request)
+        finally:
+            if type(self.action).on_request is not Action.on_request:
+                self.happened.set()
+
+    def on_response(self, request: Request, frame: bytes) -> bytes:
+        """The action's part on the way back."""
+        try:
+            return self.action.on_response(request, frame)
+        finally:
+            if type(self.action).on_response is not Action.on_response:
+                self.happened.set()

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+LISTENERS = ("PLAINTEXT", "CONTROLLER", "PROXY")
+SECURED = ("SASL_PLAINTEXT", "SASL_SSL", "SSL")
+
 # Java writes to its standard output, which is a file for each node: a crash of the virtual
 # machine itself is then in the same place.
 LOGGING = """\
@@ -30,8 +33,8 @@ def node_properties(
 
     Args:
         node: its id.
-        ports: of every node by id: PLAINTEXT, CONTROLLER, PROXY (where it listens), PROXIED (the
-            port that it gives out as PROXY's), and one for each further listener.
+        ports: of every node by id: one for each listener, and PROXIED, which it gives out as the
+            port of its listener PROXY.
         data: its folder.
         more: what goes before the settings here.
     """
@@ -64,7 +67,7 @@ def _urls(ports: Mapping[str, int]) -> str:
 
 
 def _protocol(listener: str) -> str:
-    return listener if listener in ("SSL", "SASL_PLAINTEXT") else "PLAINTEXT"
+    return listener if listener in SECURED else "PLAINTEXT"
 
 
 def _replication(n_nodes: int) -> dict[str, int]:

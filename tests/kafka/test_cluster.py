@@ -48,3 +48,24 @@ def test_every_codec_is_there(kafka, kafka_prefix, codec):
     create_topic(kafka.bootstrap, kafka_prefix)
     send(kafka.bootstrap, kafka_prefix, [b"x" * 2000], compression_type=codec)
     assert values_of(kafka.bootstrap, kafka_prefix) == [b"x" * 2000]
+
+
+def secured_options(kafka, listener, **options):
+    """What a client of one of the listeners with SASL or TLS is told."""
+    security = kafka.security
+    certificate, key = security.client
+    sasl = {
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": security.user,
+        "sasl_plain_password": security.password,
+    }
+    tls = {"ssl_cafile": str(security.ca)}
+    mutual = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+    return {
+        "bootstrap_servers": kafka.addresses(listener),
+        "security_protocol": listener,
+        **(sasl if "SASL" in listener else {}),
+        **(tls if "SSL" in listener else {}),
+        **(mutual if listener == "SSL" else {}),
+        **options,
+    }

@@ -1,0 +1,59 @@
+"""Seconds by name, medians over repetitions, and what a report says of its circumstances."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import shlex
+import statistics
+import time
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+
+
+class Clock:
+    """Seconds by name, added up."""
+
+    def __init__(self):
+        self.seconds = defaultdict(float)
+
+    def time(self, name, call, *arguments):
+        start_s = time.perf_counter()
+        result = call(*arguments)
+        self.seconds[name] += time.perf_counter() - start_s
+        return result
+
+
+def median_us(repeats, n_events, measure):
+    """Microseconds per event by name: the median of `repeats` runs of `measure(clock)`."""
+    clocks = []
+    for _ in range(repeats):
+        gc.collect()
+        clock = Clock()
+        measure(clock)
+        clocks.append(clock.seconds)
+    return {
+        name: statistics.median(seconds[name] for seconds in clocks) / n_events * 1e6
+        for name in clocks[0]
+    }
+
+
+def describe(program, arguments, packages):
+    """Machine, versions and command."""
+    return {
+        "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores,"
+        f" {platform.system()} {platform.release()}",
+        "versions": f"Python {platform.python_version()}, "
+        + ", ".join(f"{package} {version(package)}" for package in packages),
+        "command": shlex.join(["python", "-m", program, *arguments]),
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if "model name" in line), "unknown")

@@ -1,0 +1,233 @@
+"""What kafka-python 3.0 does wrong in reading (D7 and D9 of the design), and what we do then."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from kafka import KafkaProducer, TopicPartition
+from kafka.errors import CorruptRecordError
+from kafka.serializer import Deserializer
+
+from consumers.broker import BrokerError
+from consumers.kafka_tasks import KafkaTasks
+from consumers.worker import Worker
+from tests.harness import POISON
+from tests.kafka.apps import DEADLINE_S, app_settings, make_app, take_over
+from tests.kafka.bare import committed_values, consuming, mended
+from tests.kafka.rules import Api, ChangeResponse, Rule
+from tests.kafka.test_cluster import create_topic, send
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+T0_MS = 1_767_225_600_000
+
+
+def damage(topic, partition=0):
+    """Change a byte of the last batch that is fetched of a partition."""
+
+    def change(response):
+        for of_topic in response.responses:
+            for part in of_topic.partitions:
+                if (of_topic.topic, part.partition_index) == (topic, partition) and part.records:
+                    records = bytearray(part.records)
+                    records[-1] ^= 1
+                    part.records = bytes(records)
+
+    return ChangeResponse(change)
+
+
+def outcome(name, timestamp_ms=T0_MS):
+    """A label that carries its prediction, of the model `m`."""
+    fields = {"prediction_id": name, "label": 1, "prediction": 0, "timestamp": timestamp_ms}
+    return json.dumps({**fields, "model": "m", "version": "1"}).encode()
+
+
+def produce(bootstrap, topic, partition, values, *, timestamp_ms=T0_MS, step_ms=0):
+    """Send records, each in a batch of its own."""
+    producer = KafkaProducer(bootstrap_servers=bootstrap, batch_size=0, linger_ms=0)
+    try:
+        for i, value in enumerate(values):
+            at_ms = timestamp_ms + i * step_ms
+            producer.send(topic, value, b"m", partition=partition, timestamp_ms=at_ms)
+        producer.flush(30)
+    finally:
+        producer.close(5)
+
+
+# D7
+
+
+def poll_often(consumer, place):
+    """Poll until there is an error; the values of before are in `polled`."""
+    polled = []
+
+    def poll():
+        for _ in range(20):
+            polled.extend(record.value for record in consumer.poll(500).get(place, []))
+
+    return poll, polled
+
+
+def spins(consumer):
+    """Whether a poll that should return at once does not."""
+
+    def poll():
+        # How it ends when it is stopped below does not matter.
+        with suppress(TypeError):
+            consumer.poll(0)
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    thread.join(2)
+    does_not_return = thread.is_alive()
+    if does_not_return:
+        consumer._fetcher._next_partition_records.drain()
+    thread.join(20)
+    return does_not_return
+
+
+@pytest.mark.parametrize("n_good", [0, 2])
+def test_d7_after_a_crc_error_the_client_never_returns(kafka, kafka_proxy, kafka_prefix, n_good):
+    create_topic(kafka.bootstrap, kafka_prefix)
+    send(kafka.bootstrap, kafka_prefix, [b"good"] * n_good + [b"damaged"])
+    kafka_proxy.add(Rule(damage(kafka_prefix), Api.FETCH, times=None))
+    with consuming(kafka.proxy_bootstrap) as consumer:
+        place = TopicPartition(kafka_prefix, 0)
+        consumer.assign([place])
+        consumer.seek(place, 0)
+        poll, polled = poll_often(consumer, place)
+        with pytest.raises(CorruptRecordError, match=kafka_prefix):
+            poll()
+        assert polled == [b"good"] * n_good
+        assert spins(consumer), mended("D7", "InputReader may leave the partition assigned")
+
+
+class Json(Deserializer):
+    def deserialize(self, topic, headers, data):
+        return json.loads(data)
+
+
+def test_d7_after_a_value_that_cannot_be_read_the_client_never_returns(kafka, kafka_prefix):
+    create_topic(kafka.bootstrap, kafka_prefix)
+    send(kafka.bootstrap, kafka_prefix, [b"{", b"{}"])
+    with consuming(kafka.bootstrap, value_deserializer=Json()) as consumer:
+        place = TopicPartition(kafka_prefix, 0)
+        consumer.assign([place])
+        consumer.seek(place, 0)
+        poll, _ = poll_often(consumer, place)
+        with pytest.raises(ValueError, match="Expecting property name"):
+            poll()
+        assert spins(consumer), mended("D7", "consumers may be given deserializers")
+
+
+@pytest.fixture
+def app(kafka, kafka_proxy, kafka_prefix):
+    settings = app_settings(kafka.proxy_bootstrap, kafka_prefix)
+    return make_app(settings, n_partitions=2, at=kafka.bootstrap)
+
+
+def work(app):
+    """Run a worker until all input is processed; its counts."""
+    with KafkaTasks(app) as tasks:
+        worker = Worker(app, tasks)
+        worker.run(until_idle=True, should_stop=lambda: False)
+        return worker.totals()
+
+
+@pytest.mark.parametrize("n_good", [0, 12])
+def test_d7_a_damaged_record_stops_its_partition_and_no_other(
+    kafka, kafka_proxy, app, caplog, n_good
+):
+    labels = app.topics.labels
+    produce(kafka.bootstrap, labels, 0, [outcome(f"{i}") for i in range(n_good + 1)])
+    produce(kafka.bootstrap, labels, 1, [outcome(f"{i}") for i in range(25)])
+    kafka_proxy.add(Rule(damage(labels, 0), Api.FETCH, client=f"{app.app}-input", times=None))
+    where = f"partition 0 stands still at a damaged record of '{labels}'"
+    with KafkaTasks(app) as tasks:
+        worker = Worker(app, tasks)
+        with pytest.raises(BrokerError, match=where):
+            worker.run(until_idle=True, should_stop=lambda: False)
+        assert worker.totals().n_outcomes == n_good + 25
+        # It is said once, and everything else goes on.
+        errors = [r for r in caplog.records if r.levelno >= logging.ERROR and where in r.message]
+        assert len(errors) == 1
+        produce(kafka.bootstrap, labels, 1, [outcome(f"{i}") for i in range(25, 30)])
+        with pytest.raises(BrokerError, match=f"{where}.* at offset {n_good} failed crc check"):
+            worker.run(until_idle=True, should_stop=lambda: False)
+        assert worker.totals().n_outcomes == n_good + 30
+    kafka_proxy.clear()
+    with KafkaTasks(app) as tasks:
+        taken_over = take_over(tasks, 0, 1)
+        assert {p: t.position.label_offset for p, t in taken_over.items()} == {0: n_good, 1: 30}
+    # Where the damage was on the way and not in the log, the next worker goes on.
+    assert work(app).n_outcomes == n_good + 31
+
+
+def test_d7_poison_never_raises_in_the_client(kafka, app):
+    for topic in (app.topics.predictions, app.topics.labels):
+        produce(kafka.bootstrap, topic, 0, [*POISON, outcome("good")])
+    totals = work(app)
+    assert totals.n_dead_letters == 2 * len(POISON)
+    letters = committed_values(kafka.bootstrap, app.topics.dead_letters)
+    assert sorted(letters) == sorted([*POISON, *POISON])
+
+
+# D9
+
+
+def test_d9_the_client_forgets_what_it_has_parked_of_a_paused_partition(kafka, kafka_prefix):
+    create_topic(kafka.bootstrap, kafka_prefix, n_partitions=2)
+    paused, other = (TopicPartition(kafka_prefix, partition) for partition in range(2))
+    produce(kafka.bootstrap, kafka_prefix, 0, [b"%d" % i for i in range(50)])
+    with consuming(kafka.bootstrap) as consumer:
+        consumer.assign([paused, other])
+        for place in (paused, other):
+            consumer.seek(place, 0)
+        polled = []
+        while not polled:
+            polled += consumer.poll(500, max_records=1).get(paused, [])
+        consumer.pause(paused)
+        consumer.poll(100)
+        produce(kafka.bootstrap, kafka_prefix, 1, [b"x"])
+        while not consumer.poll(500).get(other):
+            pass
+        consumer.resume(paused)
+        for _ in range(10):
+            polled += consumer.poll(200).get(paused, [])
+        assert len(polled) == 1, mended("D9", "InputReader may pause instead of assigning anew")
+
+
+@pytest.mark.parametrize(
+    ("behind", "ahead"), [("labels", "predictions"), ("predictions", "labels")]
+)
+def test_d9_input_that_runs_far_ahead_of_the_other_is_delivered_whole(kafka, app, behind, ahead):
+    n = 150
+    values = {partition: [b"%d %d" % (partition, i) for i in range(n)] for partition in (0, 1)}
+    for name, start_ms in ((behind, T0_MS), (ahead, T0_MS + n)):
+        # All of the one is to be processed before any of the other.
+        for partition in values:
+            topic = getattr(app.topics, name)
+            produce(
+                kafka.bootstrap, topic, partition, values[partition],
+                timestamp_ms=start_ms, step_ms=1,
+            )  # fmt: skip
+    polled = {(name, partition): [] for name in (behind, ahead) for partition in values}
+    n_rested = 0
+    with KafkaTasks(app) as tasks:
+        take_over(tasks, 0, 1)
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not tasks.idle():
+            assert time.monotonic() < deadline_s, {k: len(v) for k, v in polled.items()}
+            for batch in tasks.poll(0.2):
+                for name in (behind, ahead):
+                    polled[name, batch.partition] += [r.value for r in getattr(batch, name)]
+            inputs = tasks._input._inputs.values()
+            n_rested += sum(i.rests for i in inputs)
+            assert max(len(i.ahead) for i in inputs) <= 4 * app.worker.batch_max
+    assert n_rested > 0, "neither ever had to wait for the other"
+    assert polled == {(name, partition): values[partition] for name, partition in polled}
