@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -90,6 +92,8 @@ def strike(
             )
         except HarnessError:
             struck.append(Struck(name, None))
+            stage.workers.dump_stacks()
+            faulthandler.dump_traceback(all_threads=True)
             raise
         longest = max(longest or 0.0, end - hit.time)
     if longest is None:
@@ -175,6 +179,7 @@ def _quantile(values: Sequence[float], percent: int) -> float:
 
 
 def main() -> int:
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=20, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of faults and traffic; 0: any")

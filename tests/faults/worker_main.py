@@ -7,6 +7,7 @@ nothing of this: its methods are wrapped from outside. What happens is noted in 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -152,6 +153,8 @@ def main():
     watch(points, notebook)
     # The parent may have started us while it ignored it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Where every thread is goes to the log when the harness wants to know.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     notebook.note("started")
     sys.argv = ["streamgauge", "run", "--no-sink", "-c", config]
     cli.main()

@@ -118,6 +118,12 @@ class Workers:
             time.sleep(LOOK_EVERY_S)
         return self.exits[n_before:]
 
+    def dump_stacks(self) -> None:
+        """Have every worker write to its log where its threads are."""
+        for name in self.alive():
+            self.send(name, signal.SIGUSR1)
+        time.sleep(1)
+
     def log_of(self, name: str) -> str:
         return (self._folder / f"{name}.log").read_text(errors="replace")
 
