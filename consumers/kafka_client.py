@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from stream.config import ConfigError, KafkaBroker, duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from kafka import KafkaProducer
 
     from stream.config import Config, KafkaSecurity, Secret
 
@@ -143,6 +146,20 @@ def _secret(name: str, where: Secret | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"{path}.file: {where.file}: cannot be read: {reason}") from None
+
+
+def abandon(producer: KafkaProducer) -> None:
+    """Let go of a producer that has failed, and of whatever it has not sent."""
+
+    def close() -> None:
+        try:
+            producer.close(timeout=0)
+        except kafka_errors.KafkaTimeoutError:
+            # With records in flight `close` raises before it has told its thread to end.
+            producer._sender.force_close()  # noqa: SLF001 - there is no public way
+
+    # Its thread may hang on a broker that does not answer; nobody waits for it.
+    threading.Thread(target=close, daemon=True).start()
 
 
 @contextmanager

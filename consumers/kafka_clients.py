@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from consumers.broker import BrokerError, UnknownTopicError
 from consumers.kafka_client import (
+    abandon,
     consumer_options,
     errors_in_words,
-    explained,
     producer_options,
     settings_of,
 )
@@ -35,21 +35,16 @@ class TopicProducer:
     """Writes records to Kafka; see `consumers.broker.Producer`.
 
     A record whose acknowledgement was lost is sent once more by the next `flush`: the join counts
-    it as a duplicate.
+    it as a duplicate. It is sent by another client, since one that has failed may never recover.
     """
 
     def __init__(self, config: Config, topics: frozenset[str]) -> None:
         self._config = config
         self._topics = topics
         self._queued: list[Row] = []
+        self._producer: KafkaProducer | None = None
         with errors_in_words(config):
-            self._producer = KafkaProducer(
-                **{
-                    **producer_options(config, "producer"),
-                    "delivery_timeout_ms": settings_of(config).timeout,
-                    "max_block_ms": settings_of(config).timeout,
-                }
-            )
+            self._client()
 
     def send(
         self,
@@ -87,19 +82,49 @@ class TopicProducer:
         """
         if not self._queued:
             return
-        with errors_in_words(self._config):
-            sent = [(row, self._send(row)) for row in self._queued]
-            try:
-                self._producer.flush(timeout=settings_of(self._config).timeout / 1000)
-            finally:
-                self._queued = [row for row, future in sent if not future.succeeded()]
-            errors = [future.exception for _, future in sent if future.failed()]
-        if errors:
-            raise explained(errors[0], self._config)
+        try:
+            with errors_in_words(self._config):
+                self._write(self._client())
+        except BrokerError:
+            self.close()
+            raise
+
+    def _write(self, producer: KafkaProducer) -> None:
+        """Send what is queued, and keep in the queue what was not acknowledged."""
+        sent = [
+            (
+                row,
+                producer.send(
+                    row.topic, row.value, row.key, list(row.headers), None, row.timestamp_ms
+                ),
+            )
+            for row in self._queued
+        ]
+        try:
+            producer.flush(timeout=settings_of(self._config).timeout / 1000)
+        finally:
+            self._queued = [row for row, future in sent if not future.succeeded()]
+        for _, future in sent:
+            if future.failed():
+                raise future.exception
+
+    def _client(self) -> KafkaProducer:
+        if self._producer is None:
+            timeout_ms = settings_of(self._config).timeout
+            self._producer = KafkaProducer(
+                **{
+                    **producer_options(self._config, "producer"),
+                    "delivery_timeout_ms": timeout_ms,
+                    "max_block_ms": timeout_ms,
+                }
+            )
+        return self._producer
 
     def close(self) -> None:
         """Let the connections go; what is queued is not written."""
-        self._producer.close(timeout=1.0)
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            abandon(producer)
 
     def __enter__(self) -> Self:
         return self
@@ -110,11 +135,6 @@ class TopicProducer:
             self.flush()
         finally:
             self.close()
-
-    def _send(self, row: Row) -> Any:
-        return self._producer.send(
-            row.topic, row.value, row.key, list(row.headers), timestamp_ms=row.timestamp_ms
-        )
 
 
 class TopicReader:

@@ -8,15 +8,13 @@ deadline, and a writer that has failed in any way is never used again.
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaTimeoutError
 
 from consumers.broker import BrokerTimeoutError, FencedError
-from consumers.kafka_client import errors_in_words, producer_options
+from consumers.kafka_client import abandon, errors_in_words, producer_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +90,7 @@ class PartitionWriter:
 
     def abandon(self) -> None:
         """Let go of a writer that has failed: its transaction is never committed by it."""
-        # Its thread may hang on a broker that does not answer; nobody waits for it.
-        threading.Thread(target=self._force_close, daemon=True).start()
+        abandon(self._producer)
 
     def close(self) -> None:
         """End a writer that has nothing to write any more."""
@@ -129,11 +126,3 @@ class PartitionWriter:
         producer._sender.wakeup()  # noqa: SLF001
         if not result.wait(_COMMIT_TIMEOUT_S * 1000):
             raise BrokerTimeoutError(f"the commit was not confirmed within {_COMMIT_TIMEOUT_S:g} s")
-
-    def _force_close(self) -> None:
-        producer = self._producer
-        try:
-            producer.close(timeout=0)
-        except KafkaTimeoutError:
-            # With records in flight `close` raises before it has told its thread to end.
-            producer._sender.force_close()  # noqa: SLF001 - there is no public way
