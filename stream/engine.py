@@ -209,14 +209,14 @@ class Engine:
 
     def _restore(self, chunks: Mapping[str, bytes]) -> list[str]:
         self._n_dead_letters, self._n_retrains = unpack(_ENGINE, chunks[_ENGINE])
+        notes = []
         parsed = sorted((*split_name(name), name) for name in chunks)
         for kind, names, name in parsed:
             if kind == "model":
                 model = ModelState(names[0], self._config)
-                model.restore_header(chunks[name])
+                notes += model.restore_header(chunks[name])
                 self._models[model.name] = model
         self._restore_joins(chunks)
-        notes = []
         for kind, names, name in parsed:
             if kind == "monitor":
                 state = unpack(name, chunks[name])

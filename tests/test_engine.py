@@ -238,19 +238,159 @@ def test_a_changed_configuration_keeps_what_it_can():
     assert engine.process(*split(feed[150:]))
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
-def test_a_version_keeps_its_task_when_the_configuration_changes_it(task):
-    value = "a" if task == "classification" else 0.5
+# Tasks.
+
+EVERY_5 = {"metrics": {"every": 5}}
+
+
+def prices(feed, first, n, model="m", **fields):
+    """Predictions of a regression, and their labels, from number `first` on."""
+    for i in range(first, first + n):
+        feed.predict(f"{model} {i}", 0.37 + i, model=model, **fields)
+        feed.label(f"{model} {i}", 0.5 + i, model=model)
+
+
+def letters_of(result):
+    return [dict(o.headers)["detail"].decode() for o in result.topic("dead-letters")]
+
+
+def is_regression(result):
+    points = [m["values"] for m in result.json("drift-metrics") if m["signal"] == "performance"]
+    return bool(points) and "mae" in points[-1]
+
+
+@pytest.mark.parametrize("zero", [0.0, 0])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_regression_may_begin_with_a_zero(zero, labelled):
     feed = Feed()
-    for i in range(20):
-        feed.label(str(i), value, prediction=value, version="1")
-    straight = run(load_config({"defaults": {"metrics": {"every": 5}}}), feed.merged[:10])
-    other = "scaled_absolute" if task == "classification" else "log_loss"
-    engine = Engine(load_config({"defaults": {"metrics": {"every": 5}, "loss": other}}))
-    assert engine.restore(straight.stored, "") == []
-    outputs = engine.process(*split(feed.merged[10:]))
+    feed.predict("first", zero)
+    if labelled:
+        feed.label("first", 0.25)
+    prices(feed, 1, 20)
+    result = run(load_config({"defaults": EVERY_5}), feed.merged, [7])
+    assert letters_of(result) == []
+    assert is_regression(result)
+
+
+@pytest.mark.parametrize("stray", ["test", True])
+def test_a_test_message_does_not_settle_the_task(stray):
+    feed = Feed()
+    feed.predict("stray", stray)
+    prices(feed, 1, 20)
+    result = run(load_config({"defaults": EVERY_5}), feed.merged, [7], restarts={1, 3})
+    assert letters_of(result) == []
+    assert is_regression(result)
+    assert_same(run(load_config({"defaults": EVERY_5}), feed.merged), result)
+
+
+def begun_with_a_class():
+    """A regression that began with what looked like a class, with its outcome."""
+    feed = Feed()
+    feed.predict("first", 0)
+    feed.label("first", 0)
+    prices(feed, 1, 20)
+    return feed
+
+
+def test_a_task_that_outcomes_have_settled_is_corrected_by_an_event():
+    feed = begun_with_a_class()
+    n = len(feed.merged)
+    prices(feed, 30, 20, task="regression")
+    prices(feed, 60, 20)
+    config = load_config({"defaults": EVERY_5})
+    result = run(config, feed.merged, [n, 5], restarts={1, 2, 3})
+    assert len(letters_of(result)) == 40
+    assert "set the event's task or the model's to regression" in letters_of(result)[0]
+    assert is_regression(result)
+    # It starts anew.
+    assert result.json("drift-metrics")[-1]["step"] == 40
+    assert_same(run(config, feed.merged), result)
+
+
+def test_an_event_does_not_change_a_task_that_an_event_has_declared():
+    feed = Feed()
+    prices(feed, 0, 10, task="regression")
+    feed.predict("stray", 1, task="classification")
+    prices(feed, 10, 10)
+    result = run(load_config({"defaults": EVERY_5}), feed.merged)
+    assert is_regression(result)
+    assert result.json("drift-metrics")[-1]["step"] == 20
+
+
+def test_an_event_does_not_change_the_kind_of_the_classes_there_are_outcomes_of():
+    feed = Feed()
+    for i in range(10):
+        feed.outcome(str(i), wrong=False)
+    feed.predict("stray", "test", task="classification")
+    feed.outcome("last", wrong=False)
+    result = run(load_config({}), feed.merged)
+    assert len(letters_of(result)) == 1
+    assert result.engine.totals().n_outcomes == 11
+
+
+@pytest.mark.parametrize("how", [{"task": "regression"}, {"loss": "scaled_absolute"}])
+def test_a_task_that_outcomes_have_settled_is_corrected_by_the_configuration(how):
+    feed = begun_with_a_class()
+    straight = run(load_config({"defaults": EVERY_5}), feed.merged)
+    prices(feed, 30, 20)
+    config = load_config({"defaults": {**EVERY_5, **how}})
+    engine = Engine(config)
+    notes = engine.restore(straight.stored, straight.digests[-1])
+    assert notes == ["m/1: the task is regression; it starts anew"]
+    n = len(straight.topic("dead-letters"))
+    assert n == 40
+    outputs = engine.process(*split(feed.merged[42:]))
     assert {output.topic for output in outputs} == {"drift-metrics"}
-    assert engine.totals().n_outcomes == 20
+    stored = {**straight.stored, **engine.take_chunks()}
+    again = Engine(config)
+    assert again.restore(stored, engine.digest) == []
+    assert again.totals() == engine.totals()
+
+
+def test_declared_classes_correct_what_a_test_message_looked_like():
+    feed = Feed()
+    feed.label("test", "test", prediction="test", version="1")
+    straight = run(load_config({}), feed.merged)
+    for i in range(10):
+        feed.outcome(str(i), wrong=False)
+    engine = Engine(load_config({"defaults": {"classes": [0, 1]}}))
+    engine.restore(straight.stored, straight.digests[-1])
+    outputs = engine.process(*split(feed.merged[1:]))
+    assert outputs == []
+    assert engine.totals().n_outcomes == 11
+
+
+def test_a_learner_that_the_configuration_adds_need_not_fit_the_versions_there_are():
+    feed = Feed()
+    serve(feed, "1", 5)
+    straight = run(load_config({}), feed.merged)
+    learner = {"path": "river.linear_model.LinearRegression"}
+    engine = Engine(load_config({"defaults": {"learner": learner}}))
+    [note] = engine.restore(straight.stored, straight.digests[-1])
+    assert note.startswith("m/1: learner: ")
+    serve(feed, "1", 5)
+    engine.process(*split(feed.merged[10:]))
+    assert engine.totals().n_outcomes == 10
+
+
+def test_a_label_is_checked_against_the_version_that_made_its_prediction():
+    feed = Feed()
+    for i in range(10):
+        feed.predict(f"old {i}", "cat", version="1")
+        feed.label(f"old {i}", "dog") if i < 5 else None
+    for i in range(10):
+        feed.predict(f"new {i}", 3, version="2")
+        feed.label(f"new {i}", 3)
+    for i in range(5, 10):
+        # With no version, and with a wrong one: the prediction's counts.
+        feed.label(f"old {i}", "dog", **({"version": "2"} if i % 2 else {}))
+    feed.label("refused", 0.5)
+    feed.label("old 2", "dog")
+    result = run(load_config({}), feed.merged, [9])
+    assert len(letters_of(result)) == 1
+    assert result.engine.totals().n_outcomes == 20
+    assert result.engine.totals().n_duplicate == 1
+    assert not result.topic("drift-alarms")
 
 
 def test_no_detector_makes_an_event_fatal():
