@@ -304,7 +304,9 @@ class Config(_Section):
     topics: Topics = Topics()
     events: EventLimits = EventLimits()
     models_max: int = Field(10_000, ge=1, description="models on one partition")
-    versions_max: int = Field(8, ge=1, description="versions of a model monitored at once")
+    versions_max: int = Field(
+        8, ge=2, description="versions of a model monitored at once, the served one among them"
+    )
     defaults: ModelConfig = Field(ModelConfig(), description="for every model")
     models: dict[str, ModelConfig] = Field(
         {}, description="by model name: what differs from `defaults`"

@@ -11,6 +11,7 @@ from stream.events import EventError
 from stream.join import ModelJoin
 from stream.learner import Learner, LearnerStateError
 from stream.monitor import DataProblem, Finding, Monitor
+from stream.serving import Serving, ServingState
 from stream.snapshot import pack, unpack
 from stream.task import Evidence, TaskSpec
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from stream.config import Config, Task
     from stream.events import Label, Prediction, Value
     from stream.join import Outcome
-
-# An older version is served again when so many predictions in a row are its own.
-_ROLLED_BACK_AFTER = 100
 
 
 class Found(NamedTuple):
@@ -50,9 +48,7 @@ class _Header(Struct, array_like=True):
     """What a model's state holds besides the join and the monitors."""
 
     versions: list[Version]
-    served: str
-    n_other: int
-    other: str
+    serving: ServingState
     n_unmonitored: int
 
 
@@ -66,16 +62,15 @@ class ModelState:
 
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
-        self.version = ""
         self._config = config.model_for(name)
         self._versions_max = config.versions_max
         self.join = ModelJoin(
             name, self._config.join, keep_features=self._config.learner is not None
         )
+        # Which predicted longest ago comes first, but for the served one.
         self._versions: dict[str, Version] = {}
         self._monitors: dict[str, Monitor] = {}
-        self._other = ""
-        self._n_other = 0
+        self._serving = Serving()
         self._n_unmonitored = 0
         self._out: list[Outcome] = []
         self._orders: list[int] = []
@@ -87,13 +82,19 @@ class ModelState:
         # Versions that a restored model does not restore.
         self._anew: set[str] = set()
 
+    @property
+    def version(self) -> str:
+        """The served version (see `stream.serving`), empty before the first prediction."""
+        return self._serving.served
+
     def take_prediction(self, event: Prediction, offset: int) -> None:
         """Take a prediction.
 
         Raises:
             EventError: its value does not fit the task. Nothing has changed.
         """
-        self._see(event.version, event.prediction, Evidence.of(event, event.prediction))
+        seen = Evidence.of(event, event.prediction)
+        self._see(event.version, event.prediction, seen, event.timestamp_ms)
         self.join.add_prediction(event, offset, self._out)
 
     def take_label(self, event: Label, offset: int) -> None:
@@ -106,7 +107,8 @@ class ModelState:
         if event.prediction is not None and event.version is not None:
             seen = Evidence.of(event, event.prediction, event.label)
             self._spec(event.version, seen).check("label", event.label, self._config)
-            self._see(event.version, event.prediction, seen)
+            predicted_ms = event.timestamp_predicted_ms or event.timestamp_ms
+            self._see(event.version, event.prediction, seen, predicted_ms)
         elif waiting is not None and waiting.version in self._versions:
             has_probability = waiting.probability is not None
             seen = Evidence((waiting.y_pred, event.label), waiting.task, has_probability)
@@ -140,21 +142,20 @@ class ModelState:
             return TaskSpec.of(seen, self._config)
         return version.spec.revised(seen, self._config, settled=version.settled)
 
-    def _see(self, name: str, prediction: Value, seen: Evidence) -> None:
+    def _see(self, name: str, prediction: Value, seen: Evidence, predicted_ms: int) -> None:
         """Note which version predicts; check that its prediction fits."""
         version = self._versions.get(name)
         spec = self._spec(name, seen)
         spec.check("prediction", prediction, self._config)
         if version is None:
             self._start(Version(name, spec))
-            return
-        self._revise(version, spec)
-        if name == self.version:
-            if self._n_other:
-                self._n_other = 0
-                self._header_changed = True
         else:
-            self._see_other(name)
+            self._revise(version, spec)
+            if name != self.version:
+                self._versions[name] = self._versions.pop(name)
+        if self._serving.see(name, int(predicted_ms)):
+            self._serve()
+        self._header_changed = True
 
     def _revise(self, version: Version, spec: TaskSpec) -> None:
         """Give a version its task; with another one than it had it starts anew."""
@@ -170,22 +171,14 @@ class ModelState:
         version.spec = spec
         self._header_changed = True
 
-    def _see_other(self, name: str) -> None:
-        """A version that is not the served one predicts: a straggler, or it is served again."""
-        self._n_other = self._n_other + 1 if name == self._other else 1
-        self._other = name
-        self._header_changed = True
-        if self._n_other >= _ROLLED_BACK_AFTER:
-            self._serve(name)
-
     def _start(self, version: Version) -> None:
         monitor = self._new_monitor(version.spec.task)
-        if len(self._versions) >= self._versions_max:
-            others = (name for name in self._versions if name != self.version)
-            self._drop(next(others, self.version))
+        monitor.set_superseded(superseded=True)
+        while len(self._versions) >= self._versions_max:
+            self._drop(next(name for name in self._versions if name != self.version))
         self._versions[version.name] = version
         self._monitors[version.name] = monitor
-        self._serve(version.name)
+        self._changed.add(version.name)
 
     def _new_monitor(self, task: Task) -> Monitor:
         config = self._config
@@ -201,13 +194,12 @@ class ModelState:
         self._dropped.add(name)
         self._changed.discard(name)
 
-    def _serve(self, name: str) -> None:
+    def _serve(self) -> None:
+        """Let the version that is served now ask, and no other."""
         self._settle()
-        for other, monitor in self._monitors.items():
-            monitor.set_superseded(superseded=other != name)
+        for name, monitor in self._monitors.items():
+            monitor.set_superseded(superseded=name != self.version)
         self._changed.update(self._monitors)
-        self.version, self._n_other = name, 0
-        self._header_changed = True
 
     def number_outcomes(self, n: int) -> int:
         """Number the outcomes that are new since the last call, from `n` on; the next number."""
@@ -310,13 +302,7 @@ class ModelState:
             return None
         self._header_changed = False
         return pack(
-            _Header(
-                list(self._versions.values()),
-                self.version,
-                self._n_other,
-                self._other,
-                self._n_unmonitored,
-            )
+            _Header(list(self._versions.values()), self._serving.state(), self._n_unmonitored)
         )
 
     def take_changed(self) -> tuple[list[tuple[str, Monitor]], list[str]]:
@@ -335,8 +321,7 @@ class ModelState:
         """
         header = unpack(self.name, data, _Header)
         self._versions = {version.name: version for version in header.versions}
-        self.version = header.served
-        self._other, self._n_other = header.other, header.n_other
+        self._serving = Serving(header.serving)
         self._n_unmonitored = header.n_unmonitored
         self._header_changed = False
         return [note for version in header.versions for note in self._revive(version)]

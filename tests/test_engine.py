@@ -5,17 +5,36 @@ import random
 
 import msgspec
 import pytest
-from builders import TOUCHY, Feed, eventful, restarted_always, run, split, touchy
+from builders import (
+    CALM,
+    TOUCHY,
+    Feed,
+    eventful,
+    requests_of,
+    restarted_always,
+    run,
+    serve,
+    split,
+    touchy,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream import snapshot
+from stream import serving, snapshot
 from stream.align import cut
 from stream.config import load_config
-from stream.contracts import RetrainRequest
 from stream.engine import Engine
 
 KEY = b"a key of the tests"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_takeovers():
+    """Versions take over within the few events that these feeds have of each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "_LATEST", 4)
+        patch.setattr(serving, "_TAKES_OVER", 3)
+        yield
 
 
 def variant(policy=None, **defaults):
@@ -35,7 +54,6 @@ def learning(path, params=None):
 
 VARIANTS = {
     "plain": variant(),
-    "one version at a time": {**variant(), "versions_max": 1},
     "two versions at a time": {**variant(), "versions_max": 2},
     "maturity": variant(join={"label_maturity": "20s"}),
     "small buffers": variant(
@@ -226,7 +244,7 @@ def test_a_changed_configuration_keeps_what_it_can():
                 "policy": {"cool_down": 2, "period": {"outcomes": 5}},
                 "join": {"label_maturity": "5s", "pending_max": 2},
             },
-            "versions_max": 1,
+            "versions_max": 2,
             "models_max": 1,
         }
     )
@@ -413,10 +431,6 @@ def test_no_detector_makes_an_event_fatal():
 # Requests.
 
 
-def requests_of(result):
-    return [RetrainRequest.model_validate_json(o.value) for o in result.topic("retrain-requests")]
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_requests_are_numbered_without_gaps_and_their_ids_are_unique(seed):
     config = load_config(VARIANTS["period"])
@@ -467,117 +481,19 @@ def test_a_window_of_labels_that_carried_their_predictions_has_no_predictions():
     assert request.window.labels.offset_to <= 120
 
 
-# Versions.
-
-# One quick detector, so that what is asked for is what the test means.
-CALM = {
-    "detectors": {"page_hinkley": {"kind": "PageHinkley", "params": {"threshold": 5}}},
-    "policy": {"min_labels": 30, "cool_down": 50},
-    "metrics": {"every": 10},
-}
-
-
-def asked(result):
-    return [(request.version, request.episode) for request in requests_of(result)]
-
-
-def serve(feed, version, n, *, wrong=False, prefix=""):
-    for i in range(n):
-        name = f"{prefix}{version}-{i}-{len(feed.merged)}"
-        feed.predict(name, 0, version=version)
-        feed.label(name, int(wrong), version=version)
-
-
-def test_a_new_version_starts_anew_and_asks_for_itself():
-    feed = Feed()
-    serve(feed, "1", 100)
-    serve(feed, "1", 50, wrong=True)
-    serve(feed, "2", 100)
-    serve(feed, "2", 50, wrong=True)
-    result = run(load_config({"defaults": CALM}), feed.merged, [33])
-    assert asked(result) == [("1", 1), ("2", 1)]
-    steps = {
-        (m["version"], m["step"]) for m in result.json("drift-metrics") if m["signal"] == "error"
-    }
-    assert {("1", 10), ("1", 150), ("2", 10), ("2", 150)} <= steps
-    assert len(steps) == 30
-
-
-def test_late_labels_of_a_superseded_version_are_measured_and_ask_for_nothing():
-    feed = Feed()
-    for i in range(300):
-        feed.predict(f"old {i}", 0)
-    for i in range(150):
-        feed.label(f"old {i}", 0)
-    serve(feed, "2", 10)
-    for i in range(150, 300):
-        feed.label(f"old {i}", 1)
-    result = run(load_config({"defaults": CALM}), feed.merged, [50])
-    assert asked(result) == []
-    assert {alarm["version"] for alarm in result.json("drift-alarms")} == {"1"}
-    assert result.engine.totals().n_outcomes == 310
-
-
-def test_an_alarm_before_the_next_version_asks_also_when_both_are_in_one_batch():
-    feed = Feed()
-    serve(feed, "1", 100)
-    serve(feed, "1", 50, wrong=True)
-    serve(feed, "2", 1)
-    assert asked(run(load_config({"defaults": CALM}), feed.merged)) == [("1", 1)]
-
-
-def test_a_canary_of_one_percent_does_not_silence_the_version_that_is_served():
-    feed = Feed()
-    serve(feed, "1", 300)
-    for part in range(8):
-        serve(feed, "2", 1)
-        serve(feed, "1", 105, wrong=part >= 4)
-    result = run(load_config({"defaults": CALM}), feed.merged, [64])
-    assert asked(result) == [("1", 1)]
-
-
-def test_a_version_that_is_rolled_back_to_asks_again():
-    feed = Feed()
-    serve(feed, "1", 100)
-    serve(feed, "2", 100)
-    serve(feed, "1", 150)
-    # The last labels of 2 are bad: nobody is to retrain it any more.
-    for i in range(100):
-        feed.label(f"late {i}", 1, version="2", prediction=0) if i % 2 else serve(feed, "1", 1)
-    serve(feed, "1", 60, wrong=True)
-    result = run(load_config({"defaults": CALM}), feed.merged, [64])
-    assert asked(result) == [("1", 1)]
-    assert {"1", "2"} == {alarm["version"] for alarm in result.json("drift-alarms")}
-
-
-@pytest.mark.parametrize("versions_max", [1, 2, 3])
-def test_no_more_versions_are_monitored_than_versions_max(versions_max):
-    feed = Feed()
-    for version in "12345":
-        feed.predict(f"late {version}", 0, version=version)
-        serve(feed, version, 20)
-    for version in "12345":
-        feed.label(f"late {version}", 0, version=version)
-    config = load_config({"defaults": CALM, "versions_max": versions_max})
-    result = run(config, feed.merged, [30], restarts={2, 4})
-    monitors = sorted(name for name in result.stored if name.startswith("monitor/"))
-    assert monitors == [f"monitor/m/{v}" for v in "12345"[-versions_max:]]
-    [model] = result.engine._models.values()
-    assert model.join_values()["n_unmonitored"] == 5 - versions_max
-    assert result.engine.totals().n_outcomes == 105
-
-
 def test_a_prediction_of_a_versions_earlier_life_with_another_task_is_a_data_problem():
     feed = Feed()
     feed.predict("of its first life", "cat", version="1")
-    feed.predict("x", "cat", version="2")
+    serve(feed, "2", 10)
+    # The third version takes the place of the first, which then comes back.
+    feed.predict("x", 0, version="3")
     feed.predict("y", 0.5, version="1")
     feed.label("of its first life", 3, version="unknown")
-    result = run(load_config({"versions_max": 1}), feed.merged)
+    result = run(load_config({"versions_max": 2}), feed.merged)
     [alarm] = result.json("drift-alarms")
     assert (alarm["kind"], alarm["version"]) == ("data_problem", "1")
     assert "'cat'" in alarm["detail"]
-    assert result.engine.totals().n_outcomes == 1
+    assert result.engine.totals().n_outcomes == 11
 
 
 def test_an_early_label_that_is_no_value_of_the_task_is_a_data_problem():

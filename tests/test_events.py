@@ -395,7 +395,7 @@ RECORDS = st.lists(
 )
 FUZZ_CONFIG = load_config(
     {
-        "versions_max": 1,
+        "versions_max": 2,
         "defaults": {
             "metrics": {"every": 2, "window": 3},
             "policy": {"min_labels": 2, "cool_down": 3, "period": {"outcomes": 4}},
