@@ -393,7 +393,9 @@ class Config(_Section):
     models_max: int = Field(
         10_000, ge=1, description="models on one partition; idle ones make room"
     )
-    versions_max: int = Field(8, ge=1, description="versions of a model monitored at once")
+    versions_max: int = Field(
+        8, ge=2, description="versions of a model monitored at once, the served one among them"
+    )
     defaults: ModelConfig = Field(ModelConfig(), description="for every model")
     models: dict[str, ModelConfig] = Field(
         {}, description="by model name: what differs from `defaults`"

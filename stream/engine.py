@@ -299,15 +299,15 @@ class Engine:
 
     def _restore(self, chunks: Mapping[str, bytes]) -> list[str]:
         self._counts = unpack(_ENGINE, chunks[_ENGINE], _Counts)
+        notes = []
         parsed = sorted((*split_name(name), name) for name in chunks)
         for kind, names, name in parsed:
             if kind == "model":
                 model = ModelState(names[0], self._config)
-                model.restore_header(chunks[name])
+                notes += model.restore_header(chunks[name])
                 self._models[model.name] = model
         self._restore_joins(chunks)
         self._idle = IdleModels(self._models)
-        notes = []
         for kind, names, name in parsed:
             if kind in ("model", "monitor"):
                 self._stored_plain.setdefault(names[0], set()).add(name)

@@ -163,6 +163,10 @@ class ModelJoin:
         self._change((_EXPIRE, len(self._pending)))
         self._change((_ORPHAN, len(self._early)))
 
+    def waiting(self, prediction_id: str) -> Pending | None:
+        """The prediction that waits for the label of this id, if it is there."""
+        return self._pending.get(prediction_id)
+
     def add_prediction(self, event: Prediction, offset: int, out: list[Outcome]) -> None:
         """Take a prediction; append the outcomes it completes or releases to `out`."""
         self.counts.n_predictions += 1

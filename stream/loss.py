@@ -116,7 +116,7 @@ class ScaledAbsoluteError:
 
 def make_loss(config: ModelConfig, task: Task) -> Loss:
     """The loss that a model's version is monitored by."""
-    # A version keeps the task that it began with, also where the configuration now has another.
+    # Whoever makes a monitor may give it another task than the configuration's.
     name = config.loss if config.settled_task == task else None
     name = name or ("zero_one" if task == "classification" else "scaled_absolute")
     losses: dict[str, type[Loss]] = {

@@ -11,16 +11,14 @@ from stream.events import EventError
 from stream.join import ModelJoin
 from stream.learner import Learner, LearnerStateError
 from stream.monitor import DataProblem, Finding, Monitor
+from stream.serving import Serving, ServingState
 from stream.snapshot import pack, unpack
-from stream.task import TaskSpec
+from stream.task import Evidence, TaskSpec
 
 if TYPE_CHECKING:
-    from stream.config import Config
+    from stream.config import Config, Task
     from stream.events import Label, Prediction, Value
     from stream.join import Outcome
-
-# An older version is served again when so many predictions in a row are its own.
-_ROLLED_BACK_AFTER = 100
 
 
 class Found(NamedTuple):
@@ -33,19 +31,24 @@ class Found(NamedTuple):
 
 
 class Version(Struct, array_like=True):
-    """A version that is monitored: its task, as its first prediction showed it."""
+    """A version that is monitored.
+
+    Attributes:
+        name: the version.
+        spec: its task.
+        settled: whether it has outcomes of this task; until then the task is provisional.
+    """
 
     name: str
     spec: TaskSpec
+    settled: bool = False
 
 
 class _Header(Struct, array_like=True):
     """What a model's state holds besides the join and the monitors."""
 
     versions: list[Version]
-    served: str
-    n_other: int
-    other: str
+    serving: ServingState
     n_unmonitored: int
 
 
@@ -59,16 +62,15 @@ class ModelState:
 
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
-        self.version = ""
         self._config = config.model_for(name)
         self._versions_max = config.versions_max
         self.join = ModelJoin(
             name, self._config.join, keep_features=self._config.learner is not None
         )
+        # Which predicted longest ago comes first, but for the served one.
         self._versions: dict[str, Version] = {}
         self._monitors: dict[str, Monitor] = {}
-        self._other = ""
-        self._n_other = 0
+        self._serving = Serving()
         self._n_unmonitored = 0
         self._out: list[Outcome] = []
         self._orders: list[int] = []
@@ -77,6 +79,13 @@ class ModelState:
         self._header_changed = True
         self._changed: set[str] = set()
         self._dropped: set[str] = set()
+        # Versions that a restored model does not restore.
+        self._anew: set[str] = set()
+
+    @property
+    def version(self) -> str:
+        """The served version (see `stream.serving`), empty before the first prediction."""
+        return self._serving.served
 
     def take_prediction(self, event: Prediction, offset: int) -> None:
         """Take a prediction.
@@ -84,7 +93,8 @@ class ModelState:
         Raises:
             EventError: its value does not fit the task. Nothing has changed.
         """
-        self._see(event.version, event.prediction, event)
+        seen = Evidence.of(event, event.prediction)
+        self._see(event.version, event.prediction, seen, event.timestamp_ms)
         self.join.add_prediction(event, offset, self._out)
 
     def take_label(self, event: Label, offset: int) -> None:
@@ -93,65 +103,90 @@ class ModelState:
         Raises:
             EventError: a value does not fit the task. Nothing has changed.
         """
-        name, carried = event.version or self.version, event.prediction
-        spec = self._spec(name, carried, event)
-        if spec is not None:
+        waiting = self.join.waiting(event.prediction_id)
+        if event.prediction is not None and event.version is not None:
+            seen = Evidence.of(event, event.prediction, event.label)
+            self._spec(event.version, seen).check("label", event.label, self._config)
+            predicted_ms = event.timestamp_predicted_ms or event.timestamp_ms
+            self._see(event.version, event.prediction, seen, predicted_ms)
+        elif waiting is not None and waiting.version in self._versions:
+            has_probability = waiting.probability is not None
+            seen = Evidence((waiting.y_pred, event.label), waiting.task, has_probability)
+            spec = self._spec(waiting.version, seen)
             spec.check("label", event.label, self._config)
-        if carried is not None:
-            self._see(name, carried, event)
+            self._revise(self._versions[waiting.version], spec)
+        else:
+            self._check_label(event.label, waiting.version if waiting else event.version)
         self.join.add_label(event, offset, self._out)
 
-    def _spec(
-        self, version: str, prediction: Value | None, event: Prediction | Label
-    ) -> TaskSpec | None:
-        """The task of a version, None while nothing is known of it."""
-        known = self._versions.get(version)
-        if known is not None:
-            return known.spec
-        if prediction is None:
-            return TaskSpec.expected(self._config)
-        return TaskSpec.of(event, prediction, self._config)
+    def _check_label(self, label: Value, name: str | None) -> None:
+        """Check a label of a version, or of any (None), whose prediction is not here.
 
-    def _see(self, name: str, prediction: Value, event: Prediction | Label) -> None:
+        Some version must be able to take it; whether its own is, shows when the two are joined.
+        """
+        names = [self.version, *self._versions] if name is None else [name]
+        versions = [self._versions[name] for name in names if name in self._versions]
+        if versions and all(version.settled for version in versions):
+            specs = [version.spec for version in versions]
+        else:
+            expected = TaskSpec.expected(self._config)
+            specs = [] if expected is None else [expected]
+        problems = [spec.problem("label", label, self._config) for spec in specs]
+        if problems and problems[0] is not None and all(problems):
+            raise problems[0]
+
+    def _spec(self, name: str, seen: Evidence) -> TaskSpec:
+        """The task of a version, with what is seen of it now."""
+        version = self._versions.get(name)
+        if version is None:
+            return TaskSpec.of(seen, self._config)
+        return version.spec.revised(seen, self._config, settled=version.settled)
+
+    def _see(self, name: str, prediction: Value, seen: Evidence, predicted_ms: int) -> None:
         """Note which version predicts; check that its prediction fits."""
         version = self._versions.get(name)
-        spec = TaskSpec.of(event, prediction, self._config) if version is None else version.spec
+        spec = self._spec(name, seen)
         spec.check("prediction", prediction, self._config)
         if version is None:
             self._start(Version(name, spec))
-        elif name == self.version:
-            if self._n_other:
-                self._n_other = 0
-                self._header_changed = True
         else:
-            self._see_other(name)
-
-    def _see_other(self, name: str) -> None:
-        """A version that is not the served one predicts: a straggler, or it is served again."""
-        self._n_other = self._n_other + 1 if name == self._other else 1
-        self._other = name
+            self._revise(version, spec)
+            if name != self.version:
+                self._versions[name] = self._versions.pop(name)
+        if self._serving.see(name, int(predicted_ms)):
+            self._serve()
         self._header_changed = True
-        if self._n_other >= _ROLLED_BACK_AFTER:
-            self._serve(name)
+
+    def _revise(self, version: Version, spec: TaskSpec) -> None:
+        """Give a version its task; with another one than it had it starts anew."""
+        if spec == version.spec:
+            return
+        if spec.task != version.spec.task:
+            monitor = self._new_monitor(spec.task)
+            monitor.set_superseded(superseded=version.name != self.version)
+            self._settle()
+            self._monitors[version.name] = monitor
+            self._changed.add(version.name)
+            version.settled = False
+        version.spec = spec
+        self._header_changed = True
 
     def _start(self, version: Version) -> None:
-        monitor = self._new_monitor(version)
-        if len(self._versions) >= self._versions_max:
-            others = (name for name in self._versions if name != self.version)
-            self._drop(next(others, self.version))
+        monitor = self._new_monitor(version.spec.task)
+        monitor.set_superseded(superseded=True)
+        while len(self._versions) >= self._versions_max:
+            self._drop(next(name for name in self._versions if name != self.version))
         self._versions[version.name] = version
         self._monitors[version.name] = monitor
-        self._serve(version.name)
+        self._changed.add(version.name)
 
-    def _new_monitor(self, version: Version) -> Monitor:
+    def _new_monitor(self, task: Task) -> Monitor:
         config = self._config
         try:
-            learner = (
-                Learner(config.learner, version.spec.task) if config.learner is not None else None
-            )
+            learner = Learner(config.learner, task) if config.learner is not None else None
         except ValueError as error:
             raise EventError("task_mismatch", f"learner: {error}") from None
-        return Monitor(config, version.spec.task, learner)
+        return Monitor(config, task, learner)
 
     def _drop(self, name: str) -> None:
         self._settle()
@@ -159,13 +194,12 @@ class ModelState:
         self._dropped.add(name)
         self._changed.discard(name)
 
-    def _serve(self, name: str) -> None:
+    def _serve(self) -> None:
+        """Let the version that is served now ask, and no other."""
         self._settle()
-        for other, monitor in self._monitors.items():
-            monitor.set_superseded(superseded=other != name)
+        for name, monitor in self._monitors.items():
+            monitor.set_superseded(superseded=name != self.version)
         self._changed.update(self._monitors)
-        self.version, self._n_other = name, 0
-        self._header_changed = True
 
     def number_outcomes(self, n: int) -> int:
         """Number the outcomes that are new since the last call, from `n` on; the next number."""
@@ -176,8 +210,10 @@ class ModelState:
             if version is None:
                 self._n_unmonitored += 1
                 self._header_changed = True
-            elif outcome.version == self.version:
-                self._n_new_served += _fits(version, outcome)
+            elif _fits(version, outcome):
+                self._n_new_served += outcome.version == self.version
+                if not version.settled:
+                    version.settled = self._header_changed = True
         return n
 
     def take_findings(self) -> list[Found]:
@@ -270,13 +306,7 @@ class ModelState:
             return None
         self._header_changed = False
         return pack(
-            _Header(
-                list(self._versions.values()),
-                self.version,
-                self._n_other,
-                self._other,
-                self._n_unmonitored,
-            )
+            _Header(list(self._versions.values()), self._serving.state(), self._n_unmonitored)
         )
 
     def take_changed(self) -> tuple[list[tuple[str, Monitor]], list[str]]:
@@ -286,27 +316,51 @@ class ModelState:
         self._changed, self._dropped = set(), set()
         return [(name, self._monitors[name]) for name in changed], dropped
 
-    def restore_header(self, data: bytes) -> None:
-        """Become the model that `take_header()` described, with fresh monitors."""
+    def restore_header(self, data: bytes) -> list[str]:
+        """Become the model that `take_header()` described, with fresh monitors.
+
+        Returns:
+            A sentence for each version that starts anew since the configuration now has another
+            task, and for each that can have no learner.
+        """
         header = unpack(self.name, data, _Header)
         self._versions = {version.name: version for version in header.versions}
-        self.version = header.served
-        self._other, self._n_other = header.other, header.n_other
+        self._serving = Serving(header.serving)
         self._n_unmonitored = header.n_unmonitored
         self._header_changed = False
-        self._monitors = {v.name: self._new_monitor(v) for v in header.versions}
-        for name, monitor in self._monitors.items():
-            monitor.set_superseded(superseded=name != self.version)
+        return [note for version in header.versions for note in self._revive(version)]
+
+    def _revive(self, version: Version) -> list[str]:
+        notes = []
+        spec = version.spec.under(self._config)
+        if spec.task != version.spec.task:
+            version.settled = False
+            self._anew.add(version.name)
+            self._changed.add(version.name)
+            notes.append(f"{self.name}/{version.name}: the task is {spec.task}; it starts anew")
+        if spec != version.spec:
+            version.spec = spec
+            self._header_changed = True
+        try:
+            monitor = self._new_monitor(spec.task)
+        except EventError as error:
+            monitor = Monitor(self._config, spec.task)
+            notes.append(f"{self.name}/{version.name}: {error.detail}; it goes on without")
+        monitor.set_superseded(superseded=version.name != self.version)
+        self._monitors[version.name] = monitor
+        return notes
 
     def restore_monitor(self, version: str, state: dict[str, Any]) -> list[str]:
         """Restore a version's monitor; what had to start afresh, a sentence each."""
+        if version in self._anew:
+            return []
         afresh = self._monitors[version].restore(state)
         return [f"{self.name}/{version}: detector {name} starts afresh" for name in afresh]
 
     def restore_learner(self, version: str, data: bytes, key: bytes) -> list[str]:
         """Restore a version's learner; why it had to start afresh, if it had to."""
         learner = self._monitors[version].learner
-        if learner is None:
+        if learner is None or version in self._anew:
             return []
         try:
             learner.load(data, key)
@@ -317,4 +371,4 @@ class ModelState:
 
 def _fits(version: Version, outcome: Outcome) -> bool:
     # A prediction may be of an earlier life of its version, when that had another task.
-    return version.spec.fits(outcome.y_true) and version.spec.fits(outcome.y_pred)
+    return version.spec.takes(outcome.y_true) and version.spec.takes(outcome.y_pred)

@@ -165,6 +165,9 @@ class Monitor:
         if self._policy.has_period:
             return list(range(n))
         stops = set(by_index)
+        if self._policy.is_due(start):
+            # It could not ask before, since another version was served.
+            stops.add(0)
         last_unripe = self._config.policy.min_labels - 1 - start
         if 0 <= last_unripe < n:
             stops.add(last_unripe)

@@ -114,10 +114,12 @@ class Policy:
         return sorted(self._asking - set(episode.detectors)) if episode.alarms else []
 
     def set_superseded(self, *, superseded: bool) -> None:
-        """Whether another version is served: then the episode is over and nothing is asked for."""
+        """Whether another version is served: then nothing is asked for.
+
+        Episodes come and go as ever, but one that would ask stays open, and asks when this
+        version is served again.
+        """
         self._superseded = superseded
-        if superseded:
-            self.episode = None
 
     def counts(self, detector: str) -> bool:
         """Whether this detector's alarms count."""
@@ -190,21 +192,25 @@ class Policy:
     def decide(self, index: int, timestamp_ms: int) -> Episode | None:
         """The open episode if it asks for its retrain now; it will not ask again."""
         episode = self.episode
-        if (
-            episode is None
-            or episode.asked
-            or not self._may_ask(index)
-            or not self._is_enough(episode)
-        ):
+        if episode is None or not self.is_due(index):
             return None
         episode.asked, episode.last_active = True, index
         self._last_asked, self._last_asked_ms = index, timestamp_ms
         # As it is now: it may yet grow before the request is written.
         return replace(episode, detectors=[*episode.detectors], alarms=[*episode.alarms])
 
+    def is_due(self, index: int) -> bool:
+        """Whether `decide` would ask."""
+        episode = self.episode
+        if episode is None or episode.asked:
+            return False
+        return self._may_ask(index) and self._is_enough(episode)
+
     def _waits(self, episode: Episode) -> bool:
         """Whether the episode has all it needs and may not ask yet; it does not end before."""
-        return not episode.asked and episode.reason == "metric"
+        if episode.asked or not self._is_enough(episode):
+            return False
+        return self._superseded or episode.reason == "metric"
 
     def _may_ask(self, index: int) -> bool:
         return not self._superseded and index + 1 >= self._config.min_labels

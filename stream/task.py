@@ -2,49 +2,102 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct
 
 from stream.config import Task
-from stream.events import EventError
+from stream.events import EventError, Value
 
 if TYPE_CHECKING:
     from stream.config import ModelConfig
-    from stream.events import Label, Prediction, Value
+    from stream.events import Label, Prediction
 
 ValueKind = Literal["text", "number"]
 
 
+class Evidence(NamedTuple):
+    """What an event says of the task: a prediction, then its label where that is known."""
+
+    values: tuple[Value, ...]
+    task: Task | None = None
+    has_probability: bool = False
+
+    @classmethod
+    def of(cls, event: Prediction | Label, *values: Value) -> Evidence:
+        """What an event says that holds the prediction, or both."""
+        return cls(values, event.task, event.probability is not None)
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether these look like classes: text, booleans, whole numbers, a probability.
+
+        1 is a class and 1.0 is not: a program that writes numbers writes 0.0 among them.
+        """
+        if self.has_probability or any(isinstance(value, str | bool) for value in self.values):
+            return True
+        return all(isinstance(value, int) for value in self.values)
+
+
 class TaskSpec(Struct, frozen=True, array_like=True):
-    """A model's task, and whether its classes are text or numbers."""
+    """A model version's task, and whether its classes are text or numbers.
+
+    What the config settles stands above what events declare, and that above how values look.
+
+    Attributes:
+        task: classification or regression.
+        values: what its predictions and labels are.
+        declared: whether the config or an event says so; otherwise it is how values look.
+    """
 
     task: Task
     values: ValueKind
+    declared: bool = False
 
     @classmethod
-    def of(cls, event: Prediction | Label, prediction: Value, config: ModelConfig) -> TaskSpec:
-        """The task as the config settles it, else as the event declares it, else as it looks.
+    def of(cls, seen: Evidence, config: ModelConfig) -> TaskSpec:
+        """The task as the config settles it, else as the event declares it, else as it looks."""
+        declared = config.settled_task or seen.task
+        task: Task = declared or ("classification" if seen.is_of_classes else "regression")
+        kind: ValueKind = "number" if task == "regression" else _kind(seen.values[0])
+        return cls(task, kind, declared is not None)
 
-        A prediction that is text or a boolean, or comes with a probability, is a class; so is a
-        whole number, and any other number is a regression's.
+    def revised(self, seen: Evidence, config: ModelConfig, *, settled: bool) -> TaskSpec:
+        """This task, or the one that there is better evidence for now.
+
+        A declared task replaces one that only looked so. Until the version has an outcome
+        (`settled`), values that do not fit replace what the earlier ones looked like: one stray
+        event decides nothing.
         """
-        task = config.settled_task or event.task
-        if task is None:
-            is_class = (
-                isinstance(prediction, str | bool)
-                or event.probability is not None
-                or prediction == int(prediction)
-            )
-            task = "classification" if is_class else "regression"
-        return cls(task, _kind(prediction))
+        if settled and (self.declared or (seen.task is None and config.settled_task is None)):
+            return self
+        fresh = TaskSpec.of(seen, config)
+        if fresh.declared and not self.declared:
+            # Of a version with outcomes one event may change the task, but not the kind of class.
+            if not settled or fresh.task != self.task or fresh.values == self.values:
+                return fresh
+            return self
+        if settled or all(map(self.takes, seen.values)) or not all(map(fresh.takes, seen.values)):
+            return self
+        return fresh
+
+    def under(self, config: ModelConfig) -> TaskSpec:
+        """This task where the config leaves it open, else the config's."""
+        expected = TaskSpec.expected(config)
+        if expected is not None:
+            return expected
+        if config.settled_task in (None, self.task):
+            return self
+        return TaskSpec("classification", "number", declared=True)
 
     @classmethod
     def expected(cls, config: ModelConfig) -> TaskSpec | None:
         """What the config alone says, None where it leaves it to the predictions."""
         if config.settled_task == "regression":
-            return cls("regression", "number")
-        return cls("classification", _kind(config.classes[0])) if config.classes else None
+            return cls("regression", "number", declared=True)
+        if config.classes:
+            return cls("classification", _kind(config.classes[0]), declared=True)
+        return None
 
     def check(self, name: str, value: Value, config: ModelConfig) -> None:
         """Whether a prediction or label (`name` says which) is a value of this task.
@@ -52,34 +105,45 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         Raises:
             EventError: it is not; the detail says what to send or to configure.
         """
+        problem = self.problem(name, value, config)
+        if problem is not None:
+            raise problem
+
+    def problem(self, name: str, value: Value, config: ModelConfig) -> EventError | None:
+        """What `check` raises."""
         if self.task == "regression":
-            if isinstance(value, str | bool):
-                raise EventError(
-                    "task_mismatch", f"{name} {value!r} is not a number; the task is regression"
-                )
-            return
+            if self.takes(value):
+                return None
+            return EventError(
+                "task_mismatch", f"{name} {value!r} is not a number; the task is regression"
+            )
         if _kind(value) != self.values:
-            raise EventError(
+            return EventError(
                 "task_mismatch",
                 f"{name} {value!r} is {_kind(value)}, but the predictions are {self.values};"
                 " send classes as one type",
             )
-        if isinstance(value, float) and not value.is_integer():
-            raise EventError(
+        if _is_fraction(value):
+            return EventError(
                 "task_mismatch",
                 f"{name} {value!r} is not a class, and the task is classification;"
                 " set the event's task or the model's to regression",
             )
         if config.classes is not None and value not in config.classes:
-            raise EventError(
+            return EventError(
                 "undeclared_class", f"{name} {value!r} is none of the classes {config.classes}"
             )
+        return None
 
-    def fits(self, value: Value) -> bool:
-        """Whether a label or a prediction is one that this task's loss can take."""
+    def takes(self, value: Value) -> bool:
+        """Whether a value is one of this task, whatever its classes are."""
         if self.task == "regression":
             return not isinstance(value, str | bool)
-        return isinstance(value, str) == (self.values == "text")
+        return _kind(value) == self.values and not _is_fraction(value)
+
+
+def _is_fraction(value: Value) -> bool:
+    return isinstance(value, float) and not value.is_integer()
 
 
 def _kind(value: Value) -> ValueKind:

@@ -9,6 +9,7 @@ from river import compose, linear_model, preprocessing
 
 from stream.align import merge
 from stream.config import load_config
+from stream.contracts import RetrainRequest
 from stream.engine import Engine
 from stream.records import Record
 
@@ -26,6 +27,14 @@ TOUCHY = {
     },
     "policy": {"min_labels": 10, "cool_down": 25},
     "metrics": {"every": 7, "window": 20},
+}
+
+
+# One quick detector, so that what is asked for is what the test means.
+CALM = {
+    "detectors": {"page_hinkley": {"kind": "PageHinkley", "params": {"threshold": 5}}},
+    "policy": {"min_labels": 30, "cool_down": 50},
+    "metrics": {"every": 10},
 }
 
 
@@ -188,6 +197,21 @@ def _values(rng, model, *, wrong):
         return (True, False) if wrong else (False, False)
     truth = rng.gauss(100, 10) + 0.001
     return truth, truth + rng.gauss(0, 20 if wrong else 1)
+
+
+def requests_of(result):
+    return [RetrainRequest.model_validate_json(o.value) for o in result.topic("retrain-requests")]
+
+
+def asked(result):
+    return [(request.version, request.episode) for request in requests_of(result)]
+
+
+def serve(feed, version, n, *, wrong=False, prefix=""):
+    for i in range(n):
+        name = f"{prefix}{version}-{i}-{len(feed.merged)}"
+        feed.predict(name, 0, version=version)
+        feed.label(name, int(wrong), version=version)
 
 
 def scaled_logistic():

@@ -40,7 +40,7 @@ BAD = {
     "fractional partitions": ({"broker": {"partitions": 1.5}}, "broker.partitions: "),
     "another broker": ({"broker": {"kind": "rabbit"}}, "broker.kind: "),
     "one name for two topics": ({"topics": {"labels": "predictions"}}, "topics: each topic"),
-    "no versions": ({"versions_max": 0}, "versions_max: "),
+    "one version": ({"versions_max": 1}, "versions_max: "),
     "no buffer": ({"defaults": {"join": {"pending_max": 0}}}, "defaults.join.pending_max: "),
     "unknown task": ({"defaults": {"task": "ranking"}}, "defaults.task: "),
     "one class": ({"defaults": {"classes": ["a"]}}, "defaults.classes: "),

@@ -5,14 +5,24 @@ import random
 
 import msgspec
 import pytest
-from builders import TOUCHY, Feed, eventful, restarted_always, run, split, touchy
+from builders import (
+    CALM,
+    TOUCHY,
+    Feed,
+    eventful,
+    requests_of,
+    restarted_always,
+    run,
+    serve,
+    split,
+    touchy,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream import snapshot
+from stream import serving, snapshot
 from stream.align import cut
 from stream.config import load_config
-from stream.contracts import RetrainRequest
 from stream.engine import Engine
 
 KEY = b"a key of the tests"
@@ -20,6 +30,15 @@ KEY = b"a key of the tests"
 
 # Less than the shortest wait of a variant.
 EVENTS = {"ahead_max": "1s"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_takeovers():
+    """Versions take over within the few events that these feeds have of each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "_LATEST", 4)
+        patch.setattr(serving, "_TAKES_OVER", 3)
+        yield
 
 
 def variant(policy=None, **defaults):
@@ -39,7 +58,6 @@ def learning(path, params=None):
 
 VARIANTS = {
     "plain": variant(),
-    "one version at a time": {**variant(), "versions_max": 1},
     "two versions at a time": {**variant(), "versions_max": 2},
     "maturity": variant(join={"label_maturity": "20s"}),
     "small buffers": variant(
@@ -265,7 +283,7 @@ def test_a_changed_configuration_keeps_what_it_can():
                 "policy": {"cool_down": 2, "period": {"outcomes": 5}},
                 "join": {"label_maturity": "5s", "pending_max": 2},
             },
-            "versions_max": 1,
+            "versions_max": 2,
             "models_max": 1,
         }
     )
@@ -277,19 +295,159 @@ def test_a_changed_configuration_keeps_what_it_can():
     assert engine.process(*split(feed[150:]))
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
-def test_a_version_keeps_its_task_when_the_configuration_changes_it(task):
-    value = "a" if task == "classification" else 0.5
+# Tasks.
+
+EVERY_5 = {"metrics": {"every": 5}}
+
+
+def prices(feed, first, n, model="m", **fields):
+    """Predictions of a regression, and their labels, from number `first` on."""
+    for i in range(first, first + n):
+        feed.predict(f"{model} {i}", 0.37 + i, model=model, **fields)
+        feed.label(f"{model} {i}", 0.5 + i, model=model)
+
+
+def letters_of(result):
+    return [dict(o.headers)["detail"].decode() for o in result.topic("dead-letters")]
+
+
+def is_regression(result):
+    points = [m["values"] for m in result.json("drift-metrics") if m["signal"] == "performance"]
+    return bool(points) and "mae" in points[-1]
+
+
+@pytest.mark.parametrize("zero", [0.0, 0])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_regression_may_begin_with_a_zero(zero, labelled):
     feed = Feed()
-    for i in range(20):
-        feed.label(str(i), value, prediction=value, version="1")
-    straight = run(load_config({"defaults": {"metrics": {"every": 5}}}), feed.merged[:10])
-    other = "scaled_absolute" if task == "classification" else "log_loss"
-    engine = Engine(load_config({"defaults": {"metrics": {"every": 5}, "loss": other}}))
-    assert engine.restore(straight.stored, "") == []
-    outputs = engine.process(*split(feed.merged[10:]))
+    feed.predict("first", zero)
+    if labelled:
+        feed.label("first", 0.25)
+    prices(feed, 1, 20)
+    result = run(load_config({"defaults": EVERY_5}), feed.merged, [7])
+    assert letters_of(result) == []
+    assert is_regression(result)
+
+
+@pytest.mark.parametrize("stray", ["test", True])
+def test_a_test_message_does_not_settle_the_task(stray):
+    feed = Feed()
+    feed.predict("stray", stray)
+    prices(feed, 1, 20)
+    result = run(load_config({"defaults": EVERY_5}), feed.merged, [7], restarts={1, 3})
+    assert letters_of(result) == []
+    assert is_regression(result)
+    assert_same(run(load_config({"defaults": EVERY_5}), feed.merged), result)
+
+
+def begun_with_a_class():
+    """A regression that began with what looked like a class, with its outcome."""
+    feed = Feed()
+    feed.predict("first", 0)
+    feed.label("first", 0)
+    prices(feed, 1, 20)
+    return feed
+
+
+def test_a_task_that_outcomes_have_settled_is_corrected_by_an_event():
+    feed = begun_with_a_class()
+    n = len(feed.merged)
+    prices(feed, 30, 20, task="regression")
+    prices(feed, 60, 20)
+    config = load_config({"defaults": EVERY_5})
+    result = run(config, feed.merged, [n, 5], restarts={1, 2, 3})
+    assert len(letters_of(result)) == 40
+    assert "set the event's task or the model's to regression" in letters_of(result)[0]
+    assert is_regression(result)
+    # It starts anew.
+    assert result.json("drift-metrics")[-1]["step"] == 40
+    assert_same(run(config, feed.merged), result)
+
+
+def test_an_event_does_not_change_a_task_that_an_event_has_declared():
+    feed = Feed()
+    prices(feed, 0, 10, task="regression")
+    feed.predict("stray", 1, task="classification")
+    prices(feed, 10, 10)
+    result = run(load_config({"defaults": EVERY_5}), feed.merged)
+    assert is_regression(result)
+    assert result.json("drift-metrics")[-1]["step"] == 20
+
+
+def test_an_event_does_not_change_the_kind_of_the_classes_there_are_outcomes_of():
+    feed = Feed()
+    for i in range(10):
+        feed.outcome(str(i), wrong=False)
+    feed.predict("stray", "test", task="classification")
+    feed.outcome("last", wrong=False)
+    result = run(load_config({}), feed.merged)
+    assert len(letters_of(result)) == 1
+    assert result.engine.totals().n_outcomes == 11
+
+
+@pytest.mark.parametrize("how", [{"task": "regression"}, {"loss": "scaled_absolute"}])
+def test_a_task_that_outcomes_have_settled_is_corrected_by_the_configuration(how):
+    feed = begun_with_a_class()
+    straight = run(load_config({"defaults": EVERY_5}), feed.merged)
+    prices(feed, 30, 20)
+    config = load_config({"defaults": {**EVERY_5, **how}})
+    engine = Engine(config)
+    notes = engine.restore(straight.stored, straight.digests[-1])
+    assert notes == ["m/1: the task is regression; it starts anew"]
+    n = len(straight.topic("dead-letters"))
+    assert n == 40
+    outputs = engine.process(*split(feed.merged[42:]))
     assert {output.topic for output in outputs} == {"drift-metrics"}
-    assert engine.totals().n_outcomes == 20
+    stored = {**straight.stored, **engine.take_chunks()}
+    again = Engine(config)
+    assert again.restore(stored, engine.digest) == []
+    assert again.totals() == engine.totals()
+
+
+def test_declared_classes_correct_what_a_test_message_looked_like():
+    feed = Feed()
+    feed.label("test", "test", prediction="test", version="1")
+    straight = run(load_config({}), feed.merged)
+    for i in range(10):
+        feed.outcome(str(i), wrong=False)
+    engine = Engine(load_config({"defaults": {"classes": [0, 1]}}))
+    engine.restore(straight.stored, straight.digests[-1])
+    outputs = engine.process(*split(feed.merged[1:]))
+    assert outputs == []
+    assert engine.totals().n_outcomes == 11
+
+
+def test_a_learner_that_the_configuration_adds_need_not_fit_the_versions_there_are():
+    feed = Feed()
+    serve(feed, "1", 5)
+    straight = run(load_config({}), feed.merged)
+    learner = {"path": "river.linear_model.LinearRegression"}
+    engine = Engine(load_config({"defaults": {"learner": learner}}))
+    [note] = engine.restore(straight.stored, straight.digests[-1])
+    assert note.startswith("m/1: learner: ")
+    serve(feed, "1", 5)
+    engine.process(*split(feed.merged[10:]))
+    assert engine.totals().n_outcomes == 10
+
+
+def test_a_label_is_checked_against_the_version_that_made_its_prediction():
+    feed = Feed()
+    for i in range(10):
+        feed.predict(f"old {i}", "cat", version="1")
+        feed.label(f"old {i}", "dog") if i < 5 else None
+    for i in range(10):
+        feed.predict(f"new {i}", 3, version="2")
+        feed.label(f"new {i}", 3)
+    for i in range(5, 10):
+        # With no version, and with a wrong one: the prediction's counts.
+        feed.label(f"old {i}", "dog", **({"version": "2"} if i % 2 else {}))
+    feed.label("refused", 0.5)
+    feed.label("old 2", "dog")
+    result = run(load_config({}), feed.merged, [9])
+    assert len(letters_of(result)) == 1
+    assert result.engine.totals().n_outcomes == 20
+    assert result.engine.totals().n_duplicate == 1
+    assert not result.topic("drift-alarms")
 
 
 def test_no_detector_makes_an_event_fatal():
@@ -310,10 +468,6 @@ def test_no_detector_makes_an_event_fatal():
 
 
 # Requests.
-
-
-def requests_of(result):
-    return [RetrainRequest.model_validate_json(o.value) for o in result.topic("retrain-requests")]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -366,117 +520,19 @@ def test_a_window_of_labels_that_carried_their_predictions_has_no_predictions():
     assert request.window.labels.offset_to <= 120
 
 
-# Versions.
-
-# One quick detector, so that what is asked for is what the test means.
-CALM = {
-    "detectors": {"page_hinkley": {"kind": "PageHinkley", "params": {"threshold": 5}}},
-    "policy": {"min_labels": 30, "cool_down": 50},
-    "metrics": {"every": 10},
-}
-
-
-def asked(result):
-    return [(request.version, request.episode) for request in requests_of(result)]
-
-
-def serve(feed, version, n, *, wrong=False, prefix=""):
-    for i in range(n):
-        name = f"{prefix}{version}-{i}-{len(feed.merged)}"
-        feed.predict(name, 0, version=version)
-        feed.label(name, int(wrong), version=version)
-
-
-def test_a_new_version_starts_anew_and_asks_for_itself():
-    feed = Feed()
-    serve(feed, "1", 100)
-    serve(feed, "1", 50, wrong=True)
-    serve(feed, "2", 100)
-    serve(feed, "2", 50, wrong=True)
-    result = run(load_config({"defaults": CALM}), feed.merged, [33])
-    assert asked(result) == [("1", 1), ("2", 1)]
-    steps = {
-        (m["version"], m["step"]) for m in result.json("drift-metrics") if m["signal"] == "error"
-    }
-    assert {("1", 10), ("1", 150), ("2", 10), ("2", 150)} <= steps
-    assert len(steps) == 30
-
-
-def test_late_labels_of_a_superseded_version_are_measured_and_ask_for_nothing():
-    feed = Feed()
-    for i in range(300):
-        feed.predict(f"old {i}", 0)
-    for i in range(150):
-        feed.label(f"old {i}", 0)
-    serve(feed, "2", 10)
-    for i in range(150, 300):
-        feed.label(f"old {i}", 1)
-    result = run(load_config({"defaults": CALM}), feed.merged, [50])
-    assert asked(result) == []
-    assert {alarm["version"] for alarm in result.json("drift-alarms")} == {"1"}
-    assert result.engine.totals().n_outcomes == 310
-
-
-def test_an_alarm_before_the_next_version_asks_also_when_both_are_in_one_batch():
-    feed = Feed()
-    serve(feed, "1", 100)
-    serve(feed, "1", 50, wrong=True)
-    serve(feed, "2", 1)
-    assert asked(run(load_config({"defaults": CALM}), feed.merged)) == [("1", 1)]
-
-
-def test_a_canary_of_one_percent_does_not_silence_the_version_that_is_served():
-    feed = Feed()
-    serve(feed, "1", 300)
-    for part in range(8):
-        serve(feed, "2", 1)
-        serve(feed, "1", 105, wrong=part >= 4)
-    result = run(load_config({"defaults": CALM}), feed.merged, [64])
-    assert asked(result) == [("1", 1)]
-
-
-def test_a_version_that_is_rolled_back_to_asks_again():
-    feed = Feed()
-    serve(feed, "1", 100)
-    serve(feed, "2", 100)
-    serve(feed, "1", 150)
-    # The last labels of 2 are bad: nobody is to retrain it any more.
-    for i in range(100):
-        feed.label(f"late {i}", 1, version="2", prediction=0) if i % 2 else serve(feed, "1", 1)
-    serve(feed, "1", 60, wrong=True)
-    result = run(load_config({"defaults": CALM}), feed.merged, [64])
-    assert asked(result) == [("1", 1)]
-    assert {"1", "2"} == {alarm["version"] for alarm in result.json("drift-alarms")}
-
-
-@pytest.mark.parametrize("versions_max", [1, 2, 3])
-def test_no_more_versions_are_monitored_than_versions_max(versions_max):
-    feed = Feed()
-    for version in "12345":
-        feed.predict(f"late {version}", 0, version=version)
-        serve(feed, version, 20)
-    for version in "12345":
-        feed.label(f"late {version}", 0, version=version)
-    config = load_config({"defaults": CALM, "versions_max": versions_max})
-    result = run(config, feed.merged, [30], restarts={2, 4})
-    monitors = sorted(name for name in result.stored if name.startswith("monitor/"))
-    assert monitors == [f"monitor/m/{v}" for v in "12345"[-versions_max:]]
-    [model] = result.engine._models.values()
-    assert model.join_values()["n_unmonitored"] == 5 - versions_max
-    assert result.engine.totals().n_outcomes == 105
-
-
 def test_a_prediction_of_a_versions_earlier_life_with_another_task_is_a_data_problem():
     feed = Feed()
     feed.predict("of its first life", "cat", version="1")
-    feed.predict("x", "cat", version="2")
+    serve(feed, "2", 10)
+    # The third version takes the place of the first, which then comes back.
+    feed.predict("x", 0, version="3")
     feed.predict("y", 0.5, version="1")
     feed.label("of its first life", 3, version="unknown")
-    result = run(load_config({"versions_max": 1}), feed.merged)
+    result = run(load_config({"versions_max": 2}), feed.merged)
     [alarm] = result.json("drift-alarms")
     assert (alarm["kind"], alarm["version"]) == ("data_problem", "1")
     assert "'cat'" in alarm["detail"]
-    assert result.engine.totals().n_outcomes == 1
+    assert result.engine.totals().n_outcomes == 11
 
 
 def test_an_early_label_that_is_no_value_of_the_task_is_a_data_problem():

@@ -395,7 +395,7 @@ RECORDS = st.lists(
 )
 FUZZ_CONFIG = load_config(
     {
-        "versions_max": 1,
+        "versions_max": 2,
         "events": {"ahead_max": "20ms"},
         "defaults": {
             "metrics": {"every": 2, "window": 3},

@@ -268,15 +268,35 @@ def test_a_period_leaves_a_drift_that_waits_for_another_detector_its_request():
     assert asked == [(19, "period", 2, 0), (25, "drift", 1, 14)]
 
 
-def test_a_superseded_version_asks_for_nothing_and_its_episode_is_over():
+def test_a_superseded_version_asks_for_what_it_has_found_when_it_is_served_again():
     policy = Policy(config(period={"outcomes": 5}))
-    policy.on_alarm(alarm("a", 0))
     policy.set_superseded(superseded=True)
-    assert policy.episode is None
     assert not alarmed(policy, "b", 1)
     assert policy.on_time(10, T0) is None
+    assert policy.closes_at is None
+    assert policy.close_if_over(100) == [], "what would ask waits"
     policy.set_superseded(superseded=False)
-    assert policy.on_time(11, T0).reason == "period"
+    assert policy.is_due(101)
+    assert policy.decide(101, T0).reason == "drift"
+    assert policy.on_time(106, T0).reason == "period"
+    assert policy.closes_at == 112
+
+
+def test_a_superseded_versions_episode_ends_when_there_is_nothing_to_ask():
+    policy = Policy(config(rule="at_least", k=2))
+    assert not alarmed(policy, "a", 0)
+    policy.set_superseded(superseded=True)
+    assert policy.close_if_over(11) == ["b", "c"], "one detector was not enough"
+    assert not alarmed(policy, "a", 20)
+    assert not alarmed(policy, "b", 22)
+    policy.set_superseded(superseded=False)
+    assert ask(policy, 30)
+    policy.set_superseded(superseded=True)
+    assert not alarmed(policy, "c", 35)
+    policy.close_if_over(46)
+    policy.set_superseded(superseded=False)
+    assert policy.episode is None, "it has asked"
+    assert not ask(policy, 47)
 
 
 def test_a_restored_policy_goes_on():
