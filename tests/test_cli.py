@@ -376,6 +376,7 @@ def test_replay_and_run_sum_up_what_was_seen_and_found(streamgauge, csv_path, tm
             "orphaned": 0,
             "pending": n_never,
         },
+        "n_models_evicted": 0,
     }
     assert {" ".join(alarm) for alarm in alarms} == {
         "model version signal detector kind direction index timestamp onset"

@@ -278,7 +278,6 @@ BAD = {
         "truncated",
     ),
     "too large": (BOTH, b" " * 50_000 + good(), "too_large", "events.bytes_max is 50000"),
-    "one model too many": (BOTH, good(model="fourth"), "too_many_models", "models_max, 4"),
 }
 CASES = [
     pytest.param(topic, *case, id=f"{topic[:-1]}: {name}")
@@ -482,6 +481,18 @@ def test_names_may_be_200_characters_and_values_1000():
 def test_a_cloud_event_is_what_it_carries():
     plain = decode_prediction(good(probability={"1": 0.5}), T0, EventLimits())
     assert decode_prediction(cloud_event(good(probability={"1": 0.5})), T0, EventLimits()) == plain
+
+
+@pytest.mark.parametrize("topic", ["predictions", "labels"])
+def test_an_event_of_one_model_too_many_is_a_dead_letter(topic):
+    # A label alone holds no model's place.
+    feed = [record for record in good_feed() if b'"future"' not in record.value]
+    bad = Record(topic, 0, 987, T0 + 18, b"its key", good(model="fourth"))
+    [letter] = run(CONFIG.model_copy(update={"models_max": 3}), [*feed, bad]).topic("dead-letters")
+    headers = dict(letter.headers)
+    assert headers["reason"] == b"too_many_models"
+    assert b"models_max, 3" in headers["detail"]
+    assert letter.value == bad.value
 
 
 def test_a_refused_event_does_not_use_up_a_model():
