@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.kafka.cluster import Cluster
-from tests.kafka.jars import KafkaUnavailableError
 from tests.kafka.proxy import FaultProxy
+from tests.kafka.shared import start_or_skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def kafka(tmp_path_factory):
     if outside:
         yield OutsideCluster(outside)
         return
-    with _own_cluster(tmp_path_factory, 1) as cluster:
+    with _own_cluster(tmp_path_factory, 1, secured=True) as cluster:
         yield cluster
 
 
@@ -50,6 +50,14 @@ def kafka_proxy(kafka):
 
 
 @pytest.fixture
+def kafka_secured(kafka):
+    """The one broker, with its listeners for SASL and TLS."""
+    if not isinstance(kafka, Cluster):
+        pytest.skip("STREAMGAUGE_KAFKA is set, and nothing is known of that cluster's security")
+    return kafka
+
+
+@pytest.fixture
 def kafka_prefix(request):
     """What the names of a test's topics, groups and transactions begin with: no other's do."""
     test = re.sub(r"[^a-zA-Z0-9]+", "-", request.node.name).strip("-")[:60]
@@ -57,15 +65,9 @@ def kafka_prefix(request):
 
 
 @contextmanager
-def _own_cluster(tmp_path_factory, n_brokers):
-    cluster = Cluster(tmp_path_factory.mktemp(f"kafka-{n_brokers}"), n_brokers)
-    try:
-        cluster.start()
-    except KafkaUnavailableError as error:
-        # Where a green run must mean that Kafka was tried, a skip would hide that it was not.
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI=true, and {error}")
-        pytest.skip(f"{error}; or set STREAMGAUGE_KAFKA=HOST:PORT")
+def _own_cluster(tmp_path_factory, n_brokers, **options):
+    cluster = Cluster(tmp_path_factory.mktemp(f"kafka-{n_brokers}"), n_brokers, **options)
+    start_or_skip(cluster)
     try:
         yield cluster
     finally:

@@ -31,7 +31,7 @@ from tests.kafka.rules import (
     refuse,
 )
 from tests.kafka.test_cluster import create_topic, send, values_of
-from tests.kafka.wire import HOST, ask, read_frame
+from tests.kafka.wire import HOST, ask, exchange, read_frame, write
 
 NOT_ENOUGH_REPLICAS = 19
 COORDINATOR_NOT_AVAILABLE = 15
@@ -56,11 +56,6 @@ def metadata():
 def find_coordinator(*keys):
     kind = CoordinatorType.TRANSACTION.value
     return FindCoordinatorRequest[4](key_type=kind, coordinator_keys=list(keys))
-
-
-def write(connection, request, correlation_id=1):
-    request.with_header(correlation_id=correlation_id)
-    connection.sendall(request.encode(header=True, framed=True))
 
 
 def try_once(bootstrap, topic, value):
@@ -221,14 +216,12 @@ def test_what_a_black_hole_holds_back_comes_through_in_the_end(kafka_proxy, port
 
 def test_refused_and_broken_connections(kafka_proxy, port):
     with socket.create_connection((HOST, port), 5) as connection:
-        write(connection, metadata())
-        assert read_frame(connection)
+        assert exchange(connection, metadata())
         kafka_proxy.refuse()
         with pytest.raises(ConnectionRefusedError):
             ask(port, metadata())
         # Those that there are stay until they are broken too.
-        write(connection, metadata())
-        assert read_frame(connection)
+        assert exchange(connection, metadata())
         kafka_proxy.disconnect()
         assert connection.recv(1) == b""
     kafka_proxy.heal()

@@ -34,18 +34,31 @@ def read_frame(connection: socket.socket) -> bytes | None:
     return frame if len(frame) == size else None
 
 
-def ask(port: int, request: Any, *, timeout_s: float = 5.0) -> Any:
-    """The broker's answer to a versioned request such as `MetadataRequest[12](...)`.
+def write(connection: socket.socket, request: Any, correlation_id: int = 1) -> None:
+    """Send a versioned request such as `MetadataRequest[12](...)`."""
+    request.with_header(correlation_id=correlation_id, client_id="streamgauge-tests")
+    connection.sendall(request.encode(header=True, framed=True))
+
+
+def exchange(connection: socket.socket, request: Any) -> Any:
+    """The answer to a request on a connection where no other one is expected.
 
     Raises:
-        OSError: nobody listens there, or it does not answer in time.
+        OSError: it does not come in the connection's time, or the peer closes instead.
     """
-    request.with_header(correlation_id=1, client_id="streamgauge-tests")
-    with socket.create_connection((HOST, port), timeout_s) as connection:
-        connection.settimeout(timeout_s)
-        connection.sendall(request.encode(header=True, framed=True))
-        frame = read_frame(connection)
+    write(connection, request)
+    frame = read_frame(connection)
     if frame is None:
-        raise ConnectionResetError(f"port {port} closed the connection instead of answering")
+        raise ConnectionResetError("the connection was closed in place of an answer")
     response = ResponseClassRegistry.get_response_class(request.header)
     return response.decode(frame, header=True)
+
+
+def ask(port: int, request: Any, *, timeout_s: float = 5.0) -> Any:
+    """The answer to a request on a connection of its own.
+
+    Raises:
+        OSError: nobody listens there, or there is no answer in time.
+    """
+    with socket.create_connection((HOST, port), timeout_s) as connection:
+        return exchange(connection, request)
