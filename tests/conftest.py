@@ -40,6 +40,13 @@ def kafka_cluster3(tmp_path_factory):
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def kafka_secured(tmp_path_factory):
+    """One broker with listeners that ask who one is."""
+    with _own_cluster(tmp_path_factory, 1, secured=True) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def kafka_proxy(kafka):
     """A proxy before the one broker, for clients that start at its `proxy_bootstrap`."""
@@ -57,8 +64,9 @@ def kafka_prefix(request):
 
 
 @contextmanager
-def _own_cluster(tmp_path_factory, n_brokers):
-    cluster = Cluster(tmp_path_factory.mktemp(f"kafka-{n_brokers}"), n_brokers)
+def _own_cluster(tmp_path_factory, n_brokers, *, secured=False):
+    folder = tmp_path_factory.mktemp(f"kafka-{n_brokers}")
+    cluster = Cluster(folder, n_brokers, secured=secured)
     try:
         cluster.start()
     except KafkaUnavailableError as error:
