@@ -59,10 +59,10 @@ class _LastRefusal(logging.Handler):
         source.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        for argument in record.args or ():
-            is_error = isinstance(argument, BaseException)
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        for argument in arguments:
             # That it was tried for too long is what is known already.
-            if is_error and not isinstance(argument, _TIMED_OUT):
+            if isinstance(argument, BaseException) and not isinstance(argument, _TIMED_OUT):
                 self._error, self._at_s = argument, time.monotonic()
 
     def within(self, seconds: float) -> BaseException | None:
