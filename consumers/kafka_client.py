@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 REQUEST_TIMEOUT_MS = 5_000
 
+# Without any, OpenSSL asks for the password of a key on the terminal, and waits.
+_NO_PASSWORD = ""
+
+_TIMED_OUT = (kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError)
 _FENCED = (
     kafka_errors.ProducerFencedError,
     kafka_errors.InvalidProducerEpochError,
@@ -34,6 +40,37 @@ _FENCED = (
 # At DEBUG the clients log all that they are configured with, passwords among it. And what they
 # call errors is the ordinary life of a cluster: what matters is raised, and told in our words.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+class _LastRefusal(logging.Handler):
+    """Remembers why no connection could be made.
+
+    The client logs that and no more: after the time-out it only says that it could not connect,
+    whether nobody listens there or our password is wrong.
+    """
+
+    def __init__(self, logger: str) -> None:
+        super().__init__(logging.WARNING)
+        self._error: BaseException | None = None
+        self._at_s = 0.0
+        source = logging.getLogger(logger)
+        source.setLevel(logging.WARNING)
+        source.propagate = False
+        source.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        for argument in arguments:
+            # That it was tried for too long is what is known already.
+            if isinstance(argument, BaseException) and not isinstance(argument, _TIMED_OUT):
+                self._error, self._at_s = argument, time.monotonic()
+
+    def within(self, seconds: float) -> BaseException | None:
+        """The last reason, where it is not older than that."""
+        return self._error if time.monotonic() - self._at_s <= seconds else None
+
+
+_last_refusal = _LastRefusal("kafka.net.manager")
 
 
 def settings_of(config: Config) -> KafkaBroker:
@@ -100,13 +137,15 @@ def producer_options(config: Config, role: str) -> dict[str, Any]:
 
 
 def _security_options(security: KafkaSecurity) -> dict[str, Any]:
+    key_password = _secret("ssl_key_password", security.ssl_key_password)
+    _check_certificates(security, key_password)
     options: dict[str, Any] = {
         "security_protocol": security.protocol,
         "ssl_check_hostname": security.ssl_check_hostname,
         "ssl_cafile": security.ssl_cafile,
         "ssl_certfile": security.ssl_certfile,
         "ssl_keyfile": security.ssl_keyfile,
-        "ssl_password": _secret("ssl_key_password", security.ssl_key_password),
+        "ssl_password": key_password or _NO_PASSWORD,
         "sasl_mechanism": security.sasl_mechanism,
         "sasl_plain_username": security.sasl_username,
         "sasl_plain_password": _secret("sasl_password", security.sasl_password),
@@ -114,6 +153,36 @@ def _security_options(security: KafkaSecurity) -> dict[str, Any]:
     if security.sasl_token is not None:
         options["sasl_oauth_token_provider"] = _Token(security.sasl_token)
     return options
+
+
+def _check_certificates(security: KafkaSecurity, key_password: str | None) -> None:
+    """Find out now what a client would only meet while it connects, and try again and again.
+
+    Raises:
+        ConfigError: a file is not there, is not what it should be, or its password is wrong.
+    """
+    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+        path = getattr(security, name)
+        if path is not None:
+            _read(f"broker.security.{name}", path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if security.ssl_cafile is not None:
+            context.load_verify_locations(security.ssl_cafile)
+    except ssl.SSLError:
+        raise ConfigError(
+            f"broker.security.ssl_cafile: {security.ssl_cafile}: holds no certificate in PEM"
+        ) from None
+    try:
+        if security.ssl_certfile is not None:
+            context.load_cert_chain(
+                security.ssl_certfile, security.ssl_keyfile, key_password or _NO_PASSWORD
+            )
+    except ssl.SSLError:
+        raise ConfigError(
+            f"broker.security.ssl_keyfile: {security.ssl_keyfile}: is not the key of "
+            f"{security.ssl_certfile} in PEM, or ssl_key_password is not its password"
+        ) from None
 
 
 class _Token(AbstractTokenProvider):  # type: ignore[misc]
@@ -141,11 +210,18 @@ def _secret(name: str, where: Secret | None) -> str | None:
         if not value:
             raise ConfigError(f"{path}.env: the environment variable {where.env} is not set")
         return value
+    value = _read(f"{path}.file", where.file or "").rstrip("\r\n")
+    if not value:
+        raise ConfigError(f"{path}.file: {where.file}: is empty")
+    return value
+
+
+def _read(field: str, path: str) -> str:
     try:
-        return Path(where.file or "").read_text(encoding="utf-8").rstrip("\r\n")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{path}.file: {where.file}: cannot be read: {reason}") from None
+        raise ConfigError(f"{field}: {path}: cannot be read: {reason}") from None
 
 
 def abandon(producer: KafkaProducer) -> None:
@@ -177,7 +253,6 @@ def errors_in_words(config: Config) -> Iterator[None]:
     except kafka_errors.KafkaError as error:
         raise explained(error, config) from error
     except OSError as error:
-        # A certificate that is not there, or not one.
         raise BrokerError(f"Kafka at {settings_of(config).bootstrap_servers}: {error}") from error
 
 
@@ -185,12 +260,22 @@ def explained(error: BaseException, config: Config) -> BrokerError:
     """An error of the client as one of the broker contract's."""
     settings = settings_of(config)
     where = f"Kafka at {settings.bootstrap_servers}"
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, kafka_errors.KafkaTimeoutError) and "bootstrap" in str(error):
+        error = _last_refusal.within(settings.timeout / 1000) or error
+    name = type(error).__name__
+    what = str(error) if name in str(error) else f"{name}: {error}".removesuffix(": ")
     if isinstance(error, _FENCED):
         return FencedError(f"another worker has taken the partition over ({what})")
     if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
         return UnknownTopicError(
             f"{where} lacks a topic ({what}); `streamgauge topics create` makes them all"
+        )
+    is_asked = settings.security.protocol != "PLAINTEXT"
+    if is_asked and "disconnected" in what:
+        # Its answer and the end of the connection come together, and the client drops the answer.
+        return BrokerTimeoutError(
+            f"{where} broke every connection off for {duration_text(settings.timeout)} while we "
+            "said who we are; most likely it does not accept our credentials: see broker.security"
         )
     if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
         return BrokerError(f"{where} does not accept our credentials; see broker.security")

@@ -10,6 +10,7 @@ from kafka.structs import OffsetAndMetadata
 
 from consumers.broker import BrokerError, UnknownTopicError
 from consumers.kafka_client import (
+    REQUEST_TIMEOUT_MS,
     abandon,
     consumer_options,
     errors_in_words,
@@ -114,6 +115,8 @@ class TopicProducer:
             self._producer = KafkaProducer(
                 **{
                     **producer_options(self._config, "producer"),
+                    # The client refuses a time-out that no request fits into.
+                    "request_timeout_ms": min(REQUEST_TIMEOUT_MS, timeout_ms // 2),
                     "delivery_timeout_ms": timeout_ms,
                     "max_block_ms": timeout_ms,
                 }

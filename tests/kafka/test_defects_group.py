@@ -50,6 +50,8 @@ def test_d6_brokers_take_offsets_of_one_that_is_no_member_any_more(kafka, app):
 
 def join(consumer, place):
     consumer.subscribe([place.topic])
+    # Who leads the group assigns nothing of a topic that it has not yet asked about.
+    consumer.partitions_for_topic(place.topic)
     eventually(lambda: consumer.poll(100) or place in consumer.assignment(), "joining the group")
 
 
