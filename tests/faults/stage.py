@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from stream.config import Config
     from stream.records import Record
     from tests.faults.oracle import Verdict
+    from tests.faults.workers import Exit
     from tests.kafka.cluster import Cluster
     from tests.kafka.proxy import FaultProxy
 
@@ -214,29 +216,32 @@ class Stage:
         Args:
             is_patient: whether everything is hoped to come to a good end, and so waited for.
 
-        Raises:
-            HarnessError: they do not come to its end.
+        What does not come to its end is one of the verdict's problems.
         """
         self.proxy.clear()
         self.proxy.heal()
-        self.wait_in_sync()
-        self.traffic.finish()
-        problems = []
-        try:
-            wait_for("all input processed", self._is_drained, DRAIN_TIMEOUT_S if is_patient else 10)
-        except HarnessError as error:
-            problems.append(str(error))
+        problems: list[str] = []
+
+        def attempt(step: Callable[[], object]) -> None:
+            try:
+                step()
+            except (HarnessError, BrokerError, TimeoutError) as error:
+                problems.append(f"{type(error).__name__}: {error}")
+
+        def no_transaction() -> bool:
+            return not hanging_transactions(self.config)
+
+        drain_s, hanging_s = (DRAIN_TIMEOUT_S, HANGING_TIMEOUT_S) if is_patient else (10.0, 1.0)
+        attempt(self.wait_in_sync)
+        attempt(self.traffic.finish)
+        attempt(lambda: wait_for("all input processed", self._is_drained, drain_s))
         say("all input processed")
-        exits = self.workers.stop()
-        problems += [f"at SIGTERM: {e}" for e in exits if e.status != 0]
-        try:
-            wait_for(
-                "no open transaction",
-                lambda: not hanging_transactions(self.config),
-                HANGING_TIMEOUT_S if is_patient else 1,
-            )
-        except HarnessError:
-            problems += hanging_transactions(self.config)
+        ended: list[Exit] = []
+        attempt(lambda: ended.extend(self.workers.stop()))
+        # One that has only just been started again knows of no signal yet.
+        problems += [f"{e}" for e in ended if e.status not in (0, -signal.SIGTERM)]
+        attempt(lambda: wait_for("no open transaction", no_transaction, hanging_s))
+        problems += hanging_transactions(self.config)
         self._let_the_watcher_end()
         say("workers stopped; asking the oracle")
         verdict = Oracle(self.config, self.traffic.story.poison, self.watcher.seen).judge()
