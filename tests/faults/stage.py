@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+from kafka import TopicPartition
 from kafka.protocol.metadata import MetadataRequest
 
 from consumers.broker import BrokerError, JournalEntry
 from consumers.kafka import KafkaBroker
 from consumers.kafka_reading import RangeReader
-from consumers.kafka_topics import JOURNAL_SUFFIX, own_topic
+from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
 from tests.faults.oracle import Oracle, hanging_transactions
 from tests.faults.points import EventLog
 from tests.faults.settings import N_PARTITIONS, create_topics, make_config, write_config
@@ -209,6 +210,11 @@ class Stage:
         return all(len(p.isr_nodes) == len(p.replica_nodes) for p in partitions) and all(
             p.leader_id > 0 for p in partitions
         )
+
+    def end_of_state(self, partition: int) -> int:
+        """The offset after what has been committed of a partition's state."""
+        where = TopicPartition(own_topic(self.config, STATE_SUFFIX), partition)
+        return self._reader.committed_ends([where])[where]
 
     def finish(self, *, is_patient: bool = True) -> Verdict:
         """End the traffic, let the workers come to its end, stop them, and judge.
