@@ -20,6 +20,9 @@ from pathlib import Path
 from statistics import quantiles
 from typing import TYPE_CHECKING, NamedTuple
 
+from kafka.errors import KafkaError
+
+from consumers.broker import BrokerError
 from tests.faults.kinds import all_kinds
 from tests.faults.stage import HarnessError, Stage, say
 from tests.faults.truncation import check_truncated
@@ -132,7 +135,10 @@ def run(
         verdict.problems[:0] = problems
         if not verdict.problems:
             say("a truncated changelog")
-            verdict.problems += check_truncated(stage)
+            try:
+                verdict.problems += check_truncated(stage)
+            except (HarnessError, BrokerError, KafkaError) as error:
+                verdict.problems.append(f"truncated changelog: {error!r}")
         exits: dict[int, int] = defaultdict(int)
         for end in stage.workers.exits:
             exits[end.status] += 1
