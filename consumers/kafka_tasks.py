@@ -29,7 +29,7 @@ from consumers.kafka_input import Input, InputReader
 from consumers.kafka_membership import Membership
 from consumers.kafka_reading import RangeReader
 from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
-from consumers.kafka_transaction import PartitionWriter, Row
+from consumers.kafka_transaction import PartitionWriter, Place, Row
 from stream.align import cut
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class KafkaTasks:
         self._topics = frozenset(config.topics.model_dump().values())
         self._tasks: dict[int, _Task] = {}
         self._positions: dict[int, Position] = {}
+        self._restored_to: dict[int, Place] = {}
         self._retries: dict[int, _Retry] = {}
         self._lost: set[int] = set()
         self._may_have_more = False
@@ -168,7 +169,7 @@ class KafkaTasks:
         rows += task.changelog.rows(commit)
         rows.append(self._journal_row(partition, previous, commit.position))
         try:
-            task.writer.write(rows)
+            task.writer.write(rows, follows=self._restored_to.pop(partition, None))
         except FencedError:
             # The group may not have told us yet whose the partition is; to fence the other one
             # back at once would only take it away for another moment.
@@ -239,6 +240,8 @@ class KafkaTasks:
         changelog = Changelog(topic)
         start, end = self._reader.bounds(topic, partition)
         taken_over = changelog.restore(self._reader.read(topic, partition, start, end))
+        # The next commit has to follow what was read: nothing else may have been written since.
+        self._restored_to[partition] = Place(topic, end)
         if taken_over is not None:
             return changelog, taken_over
         if start > 0:

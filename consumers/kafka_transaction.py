@@ -44,6 +44,13 @@ class Row(NamedTuple):
     timestamp_ms: int | None = None
 
 
+class Place(NamedTuple):
+    """An offset of the writer's partition of a topic."""
+
+    topic: str
+    offset: int
+
+
 class PartitionWriter:
     """Writes for one partition, and fences whoever wrote for it before.
 
@@ -72,18 +79,26 @@ class PartitionWriter:
                 self.abandon()
                 raise
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Row], follows: Place | None = None) -> None:
         """Write the rows in one transaction.
 
+        Args:
+            rows: what to write.
+            follows: where the first of them that is of its topic has to come to lie. Otherwise
+                nothing is written: what they rest on is not the end of that topic.
+
         Raises:
-            FencedError: another writer has taken this one's place; nothing was written.
+            FencedError: another writer has taken this one's place, or has written what this one
+                does not know; nothing was written.
             BrokerError: whether or not they were written is not known. Abandon this writer, make
                 another one, and read what was committed.
         """
         try:
             with errors_in_words(self._config):
                 self._begin()
-                self._resolve(self._send(rows))
+                places = self._resolve(self._send(rows))
+                if follows is not None:
+                    _check_place(places, follows)
                 self._commit()
         except FencedError as error:
             raise FencedError(f"partition {self.partition}: {error}") from error
@@ -109,12 +124,12 @@ class PartitionWriter:
             for row in rows
         ]
 
-    def _resolve(self, futures: Sequence[Any]) -> None:
-        """Have every record acknowledged, or raise."""
+    def _resolve(self, futures: Sequence[Any]) -> list[Place]:
+        """Have every record acknowledged, or raise; where they have come to lie."""
         deadline_s = time.monotonic() + _SEND_TIMEOUT_S
         self._producer.flush(timeout=_SEND_TIMEOUT_S)
-        for future in futures:
-            future.get(timeout=max(0.0, deadline_s - time.monotonic()))
+        written = [f.get(timeout=max(0.0, deadline_s - time.monotonic())) for f in futures]
+        return [Place(record.topic, record.offset) for record in written]
 
     def _commit(self) -> None:
         """What `commit_transaction` does, but with a deadline: it waits without end otherwise.
@@ -126,3 +141,16 @@ class PartitionWriter:
         producer._sender.wakeup()  # noqa: SLF001
         if not result.wait(_COMMIT_TIMEOUT_S * 1000):
             raise BrokerTimeoutError(f"the commit was not confirmed within {_COMMIT_TIMEOUT_S:g} s")
+
+
+def _check_place(places: Sequence[Place], follows: Place) -> None:
+    """Raise where the first record of a topic has not come to lie where it should.
+
+    A broker that was suspended while another one took its partition over answers the first
+    requests afterwards as if it still led it. What was read up to the end that it gives is old.
+    """
+    first = min(place.offset for place in places if place.topic == follows.topic)
+    if first != follows.offset:
+        raise FencedError(
+            f"{follows.topic!r} was read to offset {follows.offset}, and goes on at {first}"
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
@@ -20,6 +20,7 @@ from tests.faults.settings import N_PARTITIONS, SESSION_S
 from tests.faults.stage import LOOK_EVERY_S, HarnessError, wait_for
 from tests.kafka.rules import (
     Api,
+    ChangeResponse,
     CloseAfter,
     CloseBefore,
     DelayRequest,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.faults.stage import Stage
+    from tests.kafka.rules import Request
 
     Kind = Callable[[Stage, random.Random], Iterator["Hit"]]
 
@@ -257,9 +259,14 @@ ERRORS = {
 
 
 def _strike_message(
-    stage: Stage, rng: random.Random, api: Api, rule: Callable[[str], Rule]
+    stage: Stage,
+    rng: random.Random,
+    api: Api,
+    rule: Callable[[str], Rule],
+    partition: int | None = None,
 ) -> Iterator[Hit]:
-    partition = rng.randrange(N_PARTITIONS)
+    if partition is None:
+        partition = rng.randrange(N_PARTITIONS)
     client = f"{stage.app}-{MESSAGES[api].format(partition=partition)}"
     chosen = stage.proxy.add(rule(client))
     if api in AT_TAKE_OVER:
@@ -309,6 +316,33 @@ def answer_with_error(api: Api) -> Kind:
         )
 
     return strike
+
+
+def old_end(stage: Stage, rng: random.Random) -> Iterator[Hit]:
+    """A broker that does not know that it leads no more gives the end of the state as it was."""
+    name = own_topic(stage.config, STATE_SUFFIX)
+    partition = rng.randrange(N_PARTITIONS)
+    end_now = stage.end_of_state(partition)
+    stage.wait_committed({partition}, time.time(), REACH_TIMEOUT_S)
+
+    def change(response: Any) -> None:
+        for answer in response.topics:
+            for one in answer.partitions if answer.name == name else ():
+                if one.partition_index == partition:
+                    one.offset = min(one.offset, end_now)
+
+    def asks(request: Request) -> bool:
+        return any(
+            topic.name == name and partition in {p.partition_index for p in topic.partitions}
+            for topic in request.decode().topics
+        )
+
+    def rule(client: str) -> Rule:
+        # A take-over asks twice: where the state begins, and where it ends.
+        action, times = ChangeResponse(change), 2 * rng.randint(1, 2)
+        return Rule(action, Api.LIST_OFFSETS, client=client, times=times, when=asks)
+
+    yield from _strike_message(stage, rng, Api.LIST_OFFSETS, rule, partition)
 
 
 def break_connections(stage: Stage, rng: random.Random) -> Iterator[Hit]:
@@ -376,6 +410,7 @@ def all_kinds() -> dict[str, tuple[int, Kind]]:
         "broker killed: any": (2, kill_broker(_any_broker)),
         "broker suspended": (6, suspend_broker),
         "brokers restarted in turn": (1, rolling_restart),
+        "end offsets old": (3, old_end),
         "connections broken": (4, break_connections),
         "network silent": (4, black_hole),
         "poison": (3, poison),

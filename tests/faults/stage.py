@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+from kafka import TopicPartition
 from kafka.protocol.metadata import MetadataRequest
 
 from consumers.broker import BrokerError, JournalEntry
 from consumers.kafka import KafkaBroker
 from consumers.kafka_reading import RangeReader
-from consumers.kafka_topics import JOURNAL_SUFFIX, own_topic
+from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
 from tests.faults.oracle import Oracle, hanging_transactions
 from tests.faults.points import EventLog
 from tests.faults.settings import N_PARTITIONS, create_topics, make_config, write_config
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from stream.config import Config
     from stream.records import Record
     from tests.faults.oracle import Verdict
+    from tests.faults.workers import Exit
     from tests.kafka.cluster import Cluster
     from tests.kafka.proxy import FaultProxy
 
@@ -208,35 +211,43 @@ class Stage:
             p.leader_id > 0 for p in partitions
         )
 
+    def end_of_state(self, partition: int) -> int:
+        """The offset after what has been committed of a partition's state."""
+        where = TopicPartition(own_topic(self.config, STATE_SUFFIX), partition)
+        return self._reader.committed_ends([where])[where]
+
     def finish(self, *, is_patient: bool = True) -> Verdict:
         """End the traffic, let the workers come to its end, stop them, and judge.
 
         Args:
             is_patient: whether everything is hoped to come to a good end, and so waited for.
 
-        Raises:
-            HarnessError: they do not come to its end.
+        What does not come to its end is one of the verdict's problems.
         """
         self.proxy.clear()
         self.proxy.heal()
-        self.wait_in_sync()
-        self.traffic.finish()
-        problems = []
-        try:
-            wait_for("all input processed", self._is_drained, DRAIN_TIMEOUT_S if is_patient else 10)
-        except HarnessError as error:
-            problems.append(str(error))
+        problems: list[str] = []
+
+        def attempt(step: Callable[[], object]) -> None:
+            try:
+                step()
+            except (HarnessError, BrokerError, TimeoutError) as error:
+                problems.append(f"{type(error).__name__}: {error}")
+
+        def no_transaction() -> bool:
+            return not hanging_transactions(self.config)
+
+        drain_s, hanging_s = (DRAIN_TIMEOUT_S, HANGING_TIMEOUT_S) if is_patient else (10.0, 1.0)
+        attempt(self.wait_in_sync)
+        attempt(self.traffic.finish)
+        attempt(lambda: wait_for("all input processed", self._is_drained, drain_s))
         say("all input processed")
-        exits = self.workers.stop()
-        problems += [f"at SIGTERM: {e}" for e in exits if e.status != 0]
-        try:
-            wait_for(
-                "no open transaction",
-                lambda: not hanging_transactions(self.config),
-                HANGING_TIMEOUT_S if is_patient else 1,
-            )
-        except HarnessError:
-            problems += hanging_transactions(self.config)
+        ended: list[Exit] = []
+        attempt(lambda: ended.extend(self.workers.stop()))
+        # One that has only just been started again knows of no signal yet.
+        problems += [f"{e}" for e in ended if e.status not in (0, -signal.SIGTERM)]
+        attempt(lambda: wait_for("no open transaction", no_transaction, hanging_s))
+        problems += hanging_transactions(self.config)
         self._let_the_watcher_end()
         say("workers stopped; asking the oracle")
         verdict = Oracle(self.config, self.traffic.story.poison, self.watcher.seen).judge()

@@ -119,7 +119,8 @@ def watch(points, notebook):
 def switch_off(safeguard, points):
     """Make the worker as careless as a worker without this part of the protocol would be."""
     if safeguard == "resolve":
-        PartitionWriter._resolve = lambda _, __: None
+        PartitionWriter._resolve = lambda _, __: []
+        kafka_transaction._check_place = lambda _, __: None
     elif safeguard == "fencing":
         make = kafka_transaction.KafkaProducer
 
@@ -129,6 +130,7 @@ def switch_off(safeguard, points):
 
         kafka_transaction.KafkaProducer = unfenced
     elif safeguard == "restore":
+        kafka_transaction._check_place = lambda _, __: None
 
         def take_over(self, partition):
             changelog, taken_over = self._restore(partition)
