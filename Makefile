@@ -13,7 +13,7 @@ help: ## Show the targets.
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; set PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "Installing into $(VENV) (about a minute, once) ..."
+	@echo "Installing into $(VENV) (one to three minutes, once) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -25,6 +25,16 @@ _TRACEBACK_VARIABLE = "STREAMGAUGE_TRACEBACK"
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+# What the command line calls an option otherwise than the module does.
+_REPLAY_OPTIONS = {
+    "version": "model-version",
+    "delay_ms": "label-delay",
+    "jitter_ms": "label-jitter",
+    "duplicates": "duplicate-labels",
+    "missing": "missing-labels",
+}
+
+
 class _UsageError(click.ClickException):
     """What was asked for cannot be; nothing was done."""
 
@@ -116,7 +126,7 @@ def demo(directory: Path, seed: int, progress: bool) -> None:
 @_config_options
 def replay(config: Config, **options: Any) -> None:
     """Train a model on a CSV file's first rows and send its predictions and labels of the rest."""
-    from consumers.replay import ReplayOptions
+    from consumers.replay import OptionError, ReplayOptions
     from consumers.replay import replay as send
     from consumers.settings import open_broker
     from stream.config import duration_ms
@@ -128,18 +138,22 @@ def replay(config: Config, **options: Any) -> None:
             durations[name] = duration_ms(options.pop(name))
         except ValueError as error:
             raise _UsageError(f"--{name.replace('_', '-')}: {error}") from None
-    replay_options = ReplayOptions(
-        path=options.pop("file"),
-        version=options.pop("model_version"),
-        drop=tuple(name.strip() for name in options.pop("drop").split(",") if name.strip()),
-        delay_ms=durations["label_delay"],
-        jitter_ms=durations["label_jitter"],
-        duplicates=options.pop("duplicate_labels"),
-        missing=options.pop("missing_labels"),
-        **options,
-    )
-    with open_broker(config) as broker, broker.producer() as producer:
-        summary = send(replay_options, producer, config.topics, rate=rate)
+    try:
+        replay_options = ReplayOptions(
+            path=options.pop("file"),
+            version=options.pop("model_version"),
+            drop=tuple(name.strip() for name in options.pop("drop").split(",") if name.strip()),
+            delay_ms=durations["label_delay"],
+            jitter_ms=durations["label_jitter"],
+            duplicates=options.pop("duplicate_labels"),
+            missing=options.pop("missing_labels"),
+            **options,
+        )
+        with open_broker(config) as broker, broker.producer() as producer:
+            summary = send(replay_options, producer, config.topics, rate=rate)
+    except OptionError as error:
+        name = _REPLAY_OPTIONS.get(error.option, error.option.replace("_", "-"))
+        raise _UsageError(f"--{name}: {error.problem}") from None
     click.echo(summary.describe())
 
 
@@ -168,10 +182,11 @@ def produce(config: Config, topic: str, file: Any) -> None:
     """Send the lines of FILE, or of standard input, as records, bytes as they are."""
     from consumers.produce import produce as send
     from consumers.settings import open_broker
+    from consumers.summary import counted
 
     with open_broker(config) as broker, broker.producer() as producer:
         n = send(file, producer, getattr(config.topics, topic))
-    click.echo(f"{n} records to {getattr(config.topics, topic)}")
+    click.echo(f"{counted(n, 'record')} to {getattr(config.topics, topic)}")
 
 
 @cli.command()
@@ -193,6 +208,7 @@ def run(
 ) -> None:
     """The worker: watch the events, find drift, ask for retrains; and log to MLflow."""
     from consumers.run import run as work
+    from consumers.summary import describe
     from stream.check import check_components
 
     if summary is not None and not summary.parent.is_dir():
@@ -202,13 +218,7 @@ def run(
     result = work(config, until_idle=until_idle, with_sink=sink, alive=alive)
     if summary is not None:
         summary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    click.echo(
-        f"{result['n_predictions']} predictions, {result['n_labels']} labels,"
-        f" {result['n_outcomes']} outcomes, {result['n_dead_letters']} dead letters;"
-        f" {len(result['alarms'])} alarms, {len(result['retrain_requests'])} retrain requests;"
-        f" {result['seconds']:.1f} s",
-        err=True,
-    )
+    click.echo(describe(result), err=True)
 
 
 @cli.command()
@@ -236,7 +246,7 @@ def sink(config: Config, until_eof: bool) -> None:
 @_config_options
 def tail(config: Config, **options: Any) -> None:
     """Show what is published: live for a person, or as JSON lines."""
-    from consumers.settings import open_broker
+    from consumers.settings import open_existing_broker
     from consumers.tail import tail as show
 
     kind = options.pop("topic")
@@ -248,7 +258,7 @@ def tail(config: Config, **options: Any) -> None:
     }[kind]
     from_start = options.pop("from_start")
     with (
-        open_broker(config) as broker,
+        open_existing_broker(config) as broker,
         broker.reader([topic], from_start=from_start) as reader,
     ):
         show(reader, kind, **options)
@@ -262,15 +272,16 @@ def verify(config: Config) -> None:
     The status is 0 when every commit agrees, 1 when one differs, and 3 when none differs but some
     cannot be compared, because their input or configuration is no longer there.
     """
-    from consumers.settings import open_broker, state_key
+    from consumers.settings import open_existing_broker, state_key
+    from consumers.summary import counted
     from consumers.verify import verify_all
 
-    with open_broker(config) as broker:
+    with open_existing_broker(config) as broker:
         results = list(verify_all(broker, config, state_key(config)))
     for result in results:
         click.echo(
-            f"partition {result.partition}: {result.n_commits} commits of"
-            f" {result.n_records} records agree"
+            f"partition {result.partition}: {counted(result.n_commits, 'commit')} of"
+            f" {counted(result.n_records, 'record')} agree"
         )
     problems = [result for result in results if result.problem is not None]
     if problems:
@@ -294,8 +305,14 @@ def config_check(file: Path) -> None:
     """Say whether FILE is a valid configuration, or what is wrong with it, field by field."""
     from consumers.settings import read_config
     from stream.check import check_components
+    from stream.config import ConfigError
 
-    check_components(read_config(file))
+    try:
+        check_components(read_config(file))
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            click.echo(f"error: {line}", err=True)
+        raise SystemExit(2) from None
     click.echo(f"{file}: valid")
 
 
@@ -354,10 +371,10 @@ def topics_check(config: Config) -> None:
 @_config_options
 def topics_list(config: Config, as_json: bool) -> None:
     """Show the topics with their sizes."""
-    from consumers.settings import open_broker
+    from consumers.settings import open_existing_broker
     from consumers.tables import topics_table
 
-    with open_broker(config) as broker:
+    with open_existing_broker(config) as broker:
         infos = broker.topics()
     if as_json:
         for info in infos:
@@ -398,7 +415,13 @@ def _print(*tables: Any) -> None:
 
     console = Console()
     for table in tables:
-        console.print(table)
+        if console.is_terminal:
+            console.print(table)
+            continue
+        with console.capture() as printed:
+            console.print(table)
+        for line in printed.get().splitlines():
+            click.echo(line.rstrip())
 
 
 def _log_to_stderr() -> None:

@@ -26,6 +26,14 @@ class CsvError(ValueError):
     """The file cannot be used; the message says where and why."""
 
 
+class ColumnError(CsvError):
+    """A column that was asked for cannot be had; `option` is `target` or `drop`."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
 class Row(NamedTuple):
     """One row of the file; `number` is 0-based without the header, `line` as editors count."""
 
@@ -58,17 +66,18 @@ def read_rows(path: Path, target: str, drop: Sequence[str] = ()) -> Iterator[Row
     """The rows of a CSV file (gzip by its suffix), one at a time.
 
     Raises:
-        CsvError: no such file, not a CSV, no such column, a ragged row, an empty target.
+        ColumnError: no such column.
+        CsvError: no such file, not a CSV, a ragged row, an empty target.
     """
     lines = _csv_lines(path)
     _, header = next(lines, (0, []))
     if not any(cell.strip() for cell in header):
         raise CsvError(f"{path}: no header line")
-    at = _column(path, header, target)
+    at = _column(path, header, target, "target")
     for name in drop:
-        _column(path, header, name)
+        _column(path, header, name, "drop")
     if target in drop:
-        raise CsvError(f"{path}: the target {target!r} cannot be dropped")
+        raise ColumnError("drop", f"{path}: the target {target!r} cannot be dropped")
     used = [(i, name) for i, name in enumerate(header) if i != at and name not in drop]
     for number, (line, cells) in enumerate(lines):
         if len(cells) != len(header):
@@ -93,10 +102,11 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise CsvError(f"{path}: {error.strerror or error}") from None
 
 
-def _column(path: Path, header: list[str], name: str) -> int:
+def _column(path: Path, header: list[str], name: str, option: str) -> int:
     if header.count(name) != 1:
         problem = "several columns" if name in header else "no column"
-        raise CsvError(f"{path}: {problem} {name!r}; its columns are {', '.join(header)}")
+        columns = ", ".join(header)
+        raise ColumnError(option, f"{path}: {problem} {name!r}; its columns are {columns}")
     return header.index(name)
 
 

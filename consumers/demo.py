@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _MARKER = "demo.json"
 _CHUNK = 400
 _SHOWN_S = 12.0
+_LINES = 8  # alarms and requests shown while it runs
 # An alarm later than this after a change is not about it.
 _LATE = 1000
 
@@ -50,6 +51,7 @@ class Findings:
 
     alarms: list[dict[str, Any]] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[Text] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
 
     def collector(self, config: Config) -> Callable[[Sequence[Output]], None]:
@@ -59,8 +61,10 @@ class Findings:
             for output in outputs:
                 if output.topic == config.topics.alarms:
                     self.alarms.append(json.loads(output.value))
+                    self.lines.append(_alarm_line(self.alarms[-1]))
                 elif output.topic == config.topics.retrain:
                     self.requests.append(json.loads(output.value))
+                    self.lines.append(_request_line(self.requests[-1]))
                 elif output.topic == config.topics.metrics:
                     values = json.loads(output.value)["values"]
                     if "accuracy_window" in values:
@@ -117,7 +121,7 @@ def run_demo(directory: Path, *, seed: int, progress: bool) -> None:
     Raises:
         DemoError: the folder holds something else.
     """
-    from consumers.tracking import mlflow_ui_command
+    from consumers.tracking import charts_url, mlflow_ui_command
 
     console = Console()
     _prepare(directory)
@@ -129,7 +133,7 @@ def run_demo(directory: Path, *, seed: int, progress: bool) -> None:
         try:
             if progress:
                 console.print("Training a model and making its traffic ...", style="dim")
-            stream = demo_stream(seed)
+            stream = demo_stream(seed, end_ms=int(time.time()) * 1000)
             _watch(stream, broker, config, findings, console if progress else None)
         finally:
             if progress:
@@ -137,7 +141,8 @@ def run_demo(directory: Path, *, seed: int, progress: bool) -> None:
             sink.close()
     seconds = time.monotonic() - started_s
     console.print(_result(stream, findings, seconds))
-    _print_next_steps(console, directory, mlflow_ui_command(config))
+    charts = f"{mlflow_ui_command(config)}\n  {charts_url(config, MODEL)}"
+    _print_next_steps(console, directory, charts)
 
 
 def _prepare(directory: Path) -> None:
@@ -206,16 +211,15 @@ def _progress(share: float, findings: Findings) -> Group:
             f"  {latest:.3f}",
         ),
     ]
-    lines += [_alarm_line(alarm) for alarm in findings.alarms[-4:]]
-    lines += [
-        Text(
-            f"→ retrain request {request['sequence']}: {request['severity']},"
-            f" {request['window']['n_outcomes']} outcomes to retrain on",
-            style="bold",
-        )
-        for request in findings.requests[-3:]
-    ]
-    return Group(*lines)
+    return Group(*lines, *findings.lines[-_LINES:])
+
+
+def _request_line(request: dict[str, Any]) -> Text:
+    return Text(
+        f"→ retrain request {request['sequence']}: {request['severity']},"
+        f" {request['window']['n_outcomes']:,} outcomes to retrain on",
+        style="bold",
+    )
 
 
 def _alarm_line(alarm: dict[str, Any]) -> Text:
@@ -255,18 +259,17 @@ def _found_by(item: Judged) -> str:
     return "\n".join(f"{detector} after {delay:,}" for detector, delay in first.items())
 
 
-def _print_next_steps(console: Console, directory: Path, mlflow_command: str) -> None:
-    folder = shlex.quote(str(directory))
+def _print_next_steps(console: Console, directory: Path, charts: str) -> None:
+    folder = shlex.quote(_short(directory.absolute()))
     steps = {}
     if shutil.which("streamgauge") is None:
         activate = Path(sys.prefix) / "bin" / "activate"
         steps["To have these commands at hand"] = f"source {shlex.quote(_short(activate))}"
     steps |= {
-        f"MLflow's data is {directory / 'mlflow.db'}; see its charts with": mlflow_command,
+        f"MLflow's data is {directory / 'mlflow.db'}; start MLflow, then open its charts": charts,
         "See the alarms and the retrain requests": (
             f"streamgauge tail --data-dir {folder} --topic alarms --from-start --no-follow\n"
-            f"  streamgauge tail --data-dir {folder} --topic retrain --from-start --json"
-            " --no-follow"
+            f"  streamgauge tail --data-dir {folder} --topic retrain --from-start --no-follow"
         ),
         "List the metrics in MLflow": (
             f"streamgauge metrics list --data-dir {folder} --model {MODEL}"

@@ -8,7 +8,7 @@ from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from consumers.deployed import DeployedModel
-from consumers.traffic import ROW_MS, START_MS, Event, EventWriter, LabelSchedule
+from consumers.traffic import REPEAT_WITHIN_MS, ROW_MS, START_MS, Event, EventWriter, LabelSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,10 @@ class Concept(NamedTuple):
 # variant 2 and in .131 under variant 0. Without label noise the error before the changes stays
 # low, which keeps River's Page-Hinkley, at its defaults, quiet between the changes.
 CONCEPTS = (Concept(3, 6000), Concept(2, 5220), Concept(3, 5400), Concept(0, 4500))
+
+
+_N_ROWS = sum(concept.n_rows for concept in CONCEPTS)
+_LASTS_MS = _N_ROWS * ROW_MS + DELAY_MS + JITTER_MS + REPEAT_WITHIN_MS
 
 
 class TrueChange(NamedTuple):
@@ -87,8 +91,15 @@ class _Label(NamedTuple):
     error: int
 
 
-def demo_stream(seed: int) -> DemoStream:
-    """Make the demo's stream; takes about a second, besides importing River."""
+def demo_stream(seed: int, end_ms: int | None = None) -> DemoStream:
+    """Make the demo's stream; takes about a second, besides importing River.
+
+    Args:
+        seed: decides everything but the times.
+        end_ms: event time before which all has happened, epoch milliseconds; without it the
+            first prediction is of `START_MS`.
+    """
+    start_ms = START_MS if end_ms is None else end_ms - _LASTS_MS
     seeds = random.Random(seed)
     model = _deployed_model(seeds.getrandbits(32))
     rows = [
@@ -114,7 +125,7 @@ def demo_stream(seed: int) -> DemoStream:
                 outcomes.append(label)
 
     for row, (features, target) in enumerate(rows):
-        now_ms = START_MS + row * ROW_MS
+        now_ms = start_ms + row * ROW_MS
         prediction = model.predict(features)
         events.append(writer.prediction(f"{MODEL}-{row}", now_ms, prediction, features))
         schedule.add(_Label(row, target, int(prediction.value != target)), now_ms)

@@ -161,7 +161,7 @@ def make_learner(path: str, task: Task) -> Any:
     try:
         return make_river_model(path, {}, task)
     except ValueError as error:
-        raise DeployedModelError(f"learner: {error}") from None
+        raise DeployedModelError(str(error)) from None
 
 
 def default_learner(task: Task) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from consumers.csv_rows import Row, Target, infer_task, parse_value, read_rows
+from consumers.csv_rows import ColumnError, Row, Target, infer_task, parse_value, read_rows
 from consumers.deployed import (
     DeployedModel,
     DeployedModelError,
@@ -30,8 +30,20 @@ if TYPE_CHECKING:
     from stream.config import Task, Topics
 
 
+_NAME_LENGTH_MAX = 200  # of models and versions in events
+
+
 class ReplayError(ValueError):
     """An option or the file as a whole cannot be used; the message says which and why."""
+
+
+class OptionError(ReplayError):
+    """An option cannot be used; `option` is its name in `ReplayOptions`, `problem` says why."""
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(f"{option}: {problem}")
+        self.option = option
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +83,18 @@ class ReplayOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("model", "version"):
+            length = len(getattr(self, name))
+            if not 1 <= length <= _NAME_LENGTH_MAX:
+                raise OptionError(name, f"1 to {_NAME_LENGTH_MAX} characters, got {length}")
         if self.train_rows < 1:
-            raise ReplayError(f"train_rows: at least 1, got {self.train_rows}")
+            raise OptionError("train_rows", f"at least 1, got {self.train_rows}")
         for name in ("delay_ms", "jitter_ms"):
             if getattr(self, name) < 0:
-                raise ReplayError(f"{name}: at least 0, got {getattr(self, name)}")
+                raise OptionError(name, f"at least 0, got {getattr(self, name)}")
         for name in ("duplicates", "missing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ReplayError(f"{name}: a probability, got {getattr(self, name)}")
+                raise OptionError(name, f"a probability, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,11 +159,15 @@ class CsvReplay:
     def __init__(self, options: ReplayOptions) -> None:
         self._options = options
         self._rows = read_rows(options.path, options.target, options.drop)
-        training = list(islice(self._rows, options.train_rows))
+        try:
+            training = list(islice(self._rows, options.train_rows))
+        except ColumnError as error:
+            raise OptionError(error.option, str(error)) from None
         if len(training) < options.train_rows:
-            raise ReplayError(
-                f"{options.path}: {len(training)} rows, fewer than the "
-                f"{options.train_rows} to train on; lower train_rows"
+            raise OptionError(
+                "train_rows",
+                f"{options.path}: {len(training):,} rows, fewer than the "
+                f"{options.train_rows:,} to train on",
             )
         values = [parse_value(row.target) for row in training]
         self.task: Task = options.task or infer_task(values)
@@ -195,7 +215,10 @@ class CsvReplay:
 
     def _deploy(self, training: list[Row]) -> None:
         path = self._options.learner
-        learner = make_learner(path, self.task) if path else default_learner(self.task)
+        try:
+            learner = make_learner(path, self.task) if path else default_learner(self.task)
+        except DeployedModelError as error:
+            raise OptionError("learner", str(error)) from None
         pairs = [(row.features, self._target(row)) for row in training]
         self._model = DeployedModel(
             learner, self.task, pairs, numeric_only=path is None, seed=self._options.seed
@@ -260,7 +283,7 @@ def replay(
             been sent.
     """
     if rate is not None and not rate > 0:
-        raise ReplayError(f"rate: more than 0 rows per second, got {rate}")
+        raise OptionError("rate", f"more than 0 rows per second, got {rate}")
     run = CsvReplay(options)
     send_events(run.events(), producer, topics, rate=rate, progress=progress)
     return run.summary()

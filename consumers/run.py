@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from consumers.announce import announcer
 from consumers.settings import open_broker, state_key
 from consumers.sink_process import SinkProcess
 from consumers.summary import summarize
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from stream.config import Config
 
 _PULSE_S = 1.0
+
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -51,7 +56,7 @@ def run(
         broker.tasks() as tasks,
         _stop_signals() as signals,
     ):
-        worker = Worker(config, tasks, state_key=state_key(config))
+        worker = Worker(config, tasks, state_key=state_key(config), on_commit=announcer(config))
         worker.start()
         sink = SinkProcess(config) if with_sink else None
         pulse = _Pulse(alive)
@@ -68,6 +73,7 @@ def run(
             seconds = time.monotonic() - started_s
         finally:
             if sink is not None:
+                log.info("writing the last metrics to MLflow ...")
                 n_used = min(len(signals), 1)
                 sink.close(hurry=lambda: len(signals) > n_used)
         return summarize(broker, config, worker.totals(), seconds)

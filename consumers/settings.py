@@ -76,6 +76,25 @@ def open_broker(config: Config) -> Broker:
     return EmbeddedBroker(config)
 
 
+def open_existing_broker(config: Config) -> Broker:
+    """The broker, to read what it holds; a folder that does not exist is not made.
+
+    Raises:
+        BrokerError: there is nothing to read, or it cannot be opened.
+    """
+    from consumers.broker import BrokerError
+    from consumers.embedded_database import DATABASE_NAME
+
+    if config.broker.kind == "embedded":
+        folder = Path(config.broker.data_dir)
+        if not (folder / DATABASE_NAME).exists():
+            raise BrokerError(
+                f"there is nothing at {folder}: no {DATABASE_NAME}; `streamgauge run`, `replay`"
+                " and `produce` make it, and --data-dir or -c says where"
+            )
+    return open_broker(config)
+
+
 def state_key(config: Config) -> bytes | None:
     """The key that seals learners: from the environment, else kept in the embedded broker's folder.
 

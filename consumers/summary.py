@@ -9,7 +9,7 @@ import msgspec
 from consumers.documents import document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from consumers.broker import Broker
     from stream.config import Config
@@ -47,6 +47,7 @@ def summarize(broker: Broker, config: Config, totals: Totals, seconds: float) ->
             "expired": totals.n_expired,
             "orphaned": totals.n_orphaned,
             "pending": totals.n_pending,
+            "held": totals.n_held,
         },
         "n_models_evicted": totals.n_evicted,
         "alarms": [{field: alarm[field] for field in _ALARM_FIELDS} for alarm in alarms],
@@ -55,6 +56,30 @@ def summarize(broker: Broker, config: Config, totals: Totals, seconds: float) ->
         ],
         "seconds": round(seconds, 3),
     }
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """A summary as one line."""
+    n_held = summary["join"]["held"]
+    held = f" ({n_held:,} held by label_maturity)" if n_held else ""
+    return (
+        f"in all {counted(summary['n_predictions'], 'prediction')},"
+        f" {counted(summary['n_labels'], 'label')},"
+        f" {counted(summary['n_outcomes'], 'outcome')}{held},"
+        f" {counted(summary['n_dead_letters'], 'dead letter')};"
+        f" {counted(len(summary['alarms']), 'alarm')},"
+        f" {counted(len(summary['retrain_requests']), 'retrain request')};"
+        f" this run took {summary['seconds']:.1f} s"
+    )
+
+
+def counted(n: int, thing: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "label"), counted(14000, "label")
+    ('1 label', '14,000 labels')
+    """
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
 def read_all(broker: Broker, topic: str) -> Iterator[Record]:

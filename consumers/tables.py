@@ -28,9 +28,14 @@ def plain_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
 
 
 def topics_table(topics: Sequence[TopicInfo]) -> Table:
-    """One line for each topic; times are UTC."""
+    """One line for each topic; times are UTC.
+
+    Inputs bear the time at which they were written, outputs the event time of what they tell.
+    """
     numbers = ("parts", "records", "size")
     table = plain_table("topic", *numbers, "oldest", "newest", numbers=numbers)
+    table.caption = "times in UTC: of writing for inputs, event time for what streamgauge publishes"
+    table.caption_justify = "left"
     for topic in topics:
         table.add_row(
             topic.name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 import msgspec
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from consumers.documents import document, is_of_model
 from consumers.tail_views import LinesView, MetricsView, View, clean, line
@@ -48,14 +49,21 @@ def tail(
     out = out or sys.stdout
     try:
         if as_json or not out.isatty():
-            _print_lines(reader, kind, model, as_json=as_json, follow=follow, out=out)
+            n = _print_lines(reader, kind, model, as_json=as_json, follow=follow, out=out)
         else:
-            _show_table(reader, kind, model, follow=follow, out=out)
+            n = _show_table(reader, kind, model, follow=follow, out=out)
+        if n == 0:
+            print(_nothing(kind, model), file=sys.stderr)
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
         # Python flushes standard output once more at exit, and would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+def _nothing(kind: Kind, model: str | None) -> str:
+    what = {"retrain": "retrain requests", "dead-letters": "dead letters"}.get(kind, kind)
+    return f"no {what}" if model is None else f"no {what} of model {clean(model)!r}"
 
 
 def documents(kind: Kind, records: Iterable[Record], model: str | None) -> Iterator[Document]:
@@ -78,27 +86,36 @@ def _polls(reader: Reader, *, follow: bool) -> Iterator[list[Record]]:
 
 def _print_lines(
     reader: Reader, kind: Kind, model: str | None, *, as_json: bool, follow: bool, out: TextIO
-) -> None:
+) -> int:
+    n = 0
     for records in _polls(reader, follow=follow):
         for shown in documents(kind, records, model):
             text = msgspec.json.encode(shown).decode() if as_json else line(kind, shown)
             out.write(text + "\n")
+            n += 1
         out.flush()
+    return n
 
 
-def _show_table(
-    reader: Reader, kind: Kind, model: str | None, *, follow: bool, out: TextIO
-) -> None:
+def _show_table(reader: Reader, kind: Kind, model: str | None, *, follow: bool, out: TextIO) -> int:
+    n = 0
     view: View = MetricsView() if kind == "metrics" else LinesView(kind)
     console = Console(file=out)
     if not follow:
         for records in _polls(reader, follow=False):
             for shown in documents(kind, records, model):
                 view.add(shown)
-        console.print(view)
-        return
-    with Live(view, console=console, auto_refresh=False) as live:
+                n += 1
+        if n:
+            console.print(view)
+        return n
+    waiting = Text(f"waiting for {kind.replace('-', ' ')} ...", "dim")
+    with Live(waiting, console=console, auto_refresh=False) as live:
+        live.refresh()
         for records in _polls(reader, follow=True):
             for shown in documents(kind, records, model):
                 view.add(shown)
-            live.refresh()
+                n += 1
+            if n:
+                live.update(view, refresh=True)
+    return n

@@ -38,7 +38,8 @@ _STYLES = {
 }
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _SIGNALS = ("performance", "error", "learner_error", "join")
-# The metric of each signal that gets the sparkline: the first of these that is there.
+# The metric of each signal that gets the sparkline: the first of these that is there, else the mean
+# of a detector, which is of late, else whichever comes first.
 _MAIN = ("accuracy_window", "mae_window", "window_mean", "n_pending")
 
 
@@ -282,7 +283,7 @@ class MetricsView:
             name.truncate(options.max_width - len(outcomes), overflow="ellipsis")
             lines.append(name + outcomes)
             lines += [
-                Text(f"  {name:<12} {signals[name].text(options.max_width - 15)}")
+                Text(f"  {name:<12} {signals[name].text(options.max_width - 15)}".rstrip())
                 for name in sorted(signals, key=_signal_order)
             ]
         hidden = len(lines) - _height(console)
@@ -311,9 +312,9 @@ class _Latest:
     def add(self, shown: Document) -> None:
         self.values = shown["values"]
         self.step = shown["step"]
-        self.main = next((name for name in _MAIN if name in self.values), "") or next(
-            iter(self.values), ""
-        )
+        of_late = (name for name in self.values if name.endswith(".mean"))
+        names = (*(name for name in _MAIN if name in self.values), *of_late, *self.values)
+        self.main = next(iter(names), "")
         if self.main:
             self.trend.append(self.values[self.main])
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from consumers.broker import BrokerError, BrokerTimeoutError
@@ -53,6 +54,7 @@ __all__ = [
     "MetricHistory",
     "SinkReport",
     "TrackingError",
+    "charts_url",
     "main_child",
     "main_service",
     "metric_histories",
@@ -86,7 +88,7 @@ class MLflowSink:
         """
         self.n_logged = 0
         self.n_unreadable = 0
-        self._topics = config.topics
+        self._config = config
         self._runs = RunLog(config, broker)
         self._pending: dict[RunKey, list[Entry]] = {}
         self._n_uncommitted = 0
@@ -129,7 +131,8 @@ class MLflowSink:
         return n
 
     def close(self) -> None:
-        """Let another sink in; what is not committed is the next one's."""
+        """End the runs and let another sink in; what is not committed is the next one's."""
+        self._runs.close()
         self._reader.close()
 
     def __enter__(self) -> Self:
@@ -143,7 +146,7 @@ class MLflowSink:
         self._n_uncommitted = len(records)
         for record in records:
             try:
-                entry = read_entry(record, self._topics)
+                entry = read_entry(record, self._config)
             except UnreadableRecordError as error:
                 self.n_unreadable += 1
                 log.error("skipped an unreadable record: %s", error)  # noqa: TRY400
@@ -304,11 +307,29 @@ def _set_at_end_of_input(event: threading.Event) -> None:
 
 
 def mlflow_ui_command(config: Config) -> str:
-    """The shell command that shows the runs in MLflow's own pages."""
+    """The shell command that serves MLflow's own pages, as typed in the current folder."""
     uri = tracking_uri(config)
     if uri.startswith(("http://", "https://")):
-        return f"python -m webbrowser {shlex.quote(uri)}"
+        return f"python -m webbrowser {shlex.quote(shown_uri(config))}"
+    if config.mlflow.tracking_uri is None and default_store(config).is_relative_to(Path.cwd()):
+        uri = f"sqlite:///{default_store(config).relative_to(Path.cwd())}"
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def charts_url(config: Config, model: str) -> str:
+    """The address of the charts of a model's newest run, where `mlflow_ui_command` serves them.
+
+    Raises:
+        TrackingError: MLflow has no run of the model, or does not answer.
+    """
+    info = _runs_of_model(connect(config), model, config)[-1].info
+    uri = shown_uri(config)
+    base = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://localhost:5000"
+    # Without the last part MLflow 3.17 shows what it has for language models.
+    return (
+        f"{base}/#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics"
+        "?workflowType=machine_learning"
+    )
 
 
 @dataclass(frozen=True, slots=True)

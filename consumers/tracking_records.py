@@ -16,11 +16,20 @@ from pydantic import ValidationError
 from stream.contracts import AlarmEvent, MetricPoint, RetrainRequest, rfc3339
 
 if TYPE_CHECKING:
-    from stream.config import Topics
+    from collections.abc import Iterable, Mapping
+
+    from stream.config import Config, DetectorConfig
     from stream.records import Headers, Record
 
 KEY_LENGTH_MAX = 250
 _INT64_MAX = 2**63 - 1
+
+# MLflow's pages show a section of charts for each first part of a name, sorted by name. What people
+# look for first comes first; each other signal has the number 3.
+_SECTIONS = {"performance": "1_performance", "join": "4_join"}
+_DRIFT = "2_drift"
+_RETRAIN_KEY = f"{_DRIFT}/retrain_requested"
+
 _NOT_IN_A_KEY = re.compile(r"[^\w.\- /]")
 _NOT_IN_A_FILE_NAME = re.compile(r"[^\w.-]")
 
@@ -52,6 +61,7 @@ class Entry:
     Attributes:
         timestamp_ms: event time.
         n_drifts: how many drifts it reports, 0 or 1.
+        is_of_served: whether it says that its version is the one that is served.
         artifact: the JSON document to keep, at `artifact_path` within the run.
     """
 
@@ -61,6 +71,7 @@ class Entry:
     points: list[Point]
     tags: dict[str, str] = field(default_factory=dict)
     n_drifts: int = 0
+    is_of_served: bool = False
     artifact: dict[str, Any] | None = None
     artifact_path: str = ""
 
@@ -82,19 +93,25 @@ def metric_key(name: str) -> str:
     return f"{cleaned[: KEY_LENGTH_MAX - 7]}-{digest}"
 
 
-def read_entry(record: Record, topics: Topics) -> Entry:
+def quiet_points(detectors: Mapping[str, DetectorConfig], timestamp_ms: int) -> list[Point]:
+    """The zeros with which a run's charts of drifts and requests begin."""
+    keys = [_drift_key(detector.signal, name) for name, detector in detectors.items()]
+    return [Point(key, 0.0, 0, timestamp_ms) for key in (*keys, _RETRAIN_KEY)]
+
+
+def read_entry(record: Record, config: Config) -> Entry:
     """What the record says.
 
     Raises:
         UnreadableRecordError: it is not what its topic holds.
     """
     read = {
-        topics.metrics: _of_metric_point,
-        topics.alarms: _of_alarm,
-        topics.retrain: _of_retrain_request,
+        config.topics.metrics: _of_metric_point,
+        config.topics.alarms: _of_alarm,
+        config.topics.retrain: _of_retrain_request,
     }[record.topic]
     try:
-        entry = read(record)
+        entry = read(record, config)
         for point in entry.points:
             _check(point)
     except ValidationError as error:
@@ -118,38 +135,94 @@ def _check(point: Point) -> None:
         )
 
 
-def _of_metric_point(record: Record) -> Entry:
+def _of_metric_point(record: Record, config: Config) -> Entry:
     metric = MetricPoint.model_validate_json(record.value or b"")
     return Entry(
         record,
         RunKey(metric.model, metric.version),
         metric.timestamp_ms,
         [
-            Point(metric_key(f"{metric.signal}/{name}"), value, metric.step, metric.timestamp_ms)
-            for name, value in metric.values.items()
+            Point(_key(metric.signal, name), value, metric.step, metric.timestamp_ms)
+            for name, value in _worth_a_chart(metric, config)
         ],
+        is_of_served=metric.signal == "join",
     )
 
 
-def _of_alarm(record: Record) -> Entry:
+def _worth_a_chart(metric: MetricPoint, config: Config) -> Iterable[tuple[str, float]]:
+    if metric.signal == "performance":
+        return [item for item in metric.values.items() if item[0] != "n_outcomes"]  # the step
+    if metric.signal != "join":
+        return metric.values.items()
+    levels = {"n_pending", "n_early"}
+    if config.model_for(metric.model).join.label_maturity:
+        levels.add("n_held")
+    # The other counts only rise: a zero says no more than no point.
+    return [item for item in metric.values.items() if item[1] or item[0] in levels]
+
+
+def _key(signal: str, name: str) -> str:
+    return metric_key(f"{_SECTIONS.get(signal, f'3_{signal}')}/{name}")
+
+
+def _drift_key(signal: str, detector: str) -> str:
+    return metric_key(f"{_DRIFT}/{signal}.{detector}")
+
+
+def _spike(key: str, value: float, step: int, timestamp_ms: int) -> list[Point]:
+    """A value at one step and 0 beside it: MLflow draws lines between the points of a chart."""
+    return [
+        Point(key, 0.0, max(0, step - 1), timestamp_ms),
+        Point(key, value, step, timestamp_ms),
+        Point(key, 0.0, step + 1, timestamp_ms),
+    ]
+
+
+def _of_alarm(record: Record, config: Config) -> Entry:
     alarm = AlarmEvent.model_validate_json(record.value or b"")
     timestamp_ms = _epoch_ms(alarm.timestamp)
-    # A drift and an improvement of one detector are two directions of one chart.
-    chart = "drift" if alarm.kind == "improvement" else alarm.kind
-    key = metric_key(f"{chart}/{alarm.signal}.{alarm.detector}")
-    value = -1.0 if alarm.kind == "improvement" else 1.0
+    step = alarm.index + 1
+    points = _spike(
+        _alarm_key(alarm), -1.0 if alarm.kind == "improvement" else 1.0, step, timestamp_ms
+    )
+    if alarm.statistic is not None and _charts_its_statistic(alarm, config):
+        # Else its chart never passes the threshold: readings are published now and then, and
+        # right after an alarm the detector has a new baseline.
+        key = _key(alarm.signal, f"{alarm.detector}.statistic")
+        points.append(Point(key, alarm.statistic, step, timestamp_ms))
     drifted = alarm.kind == "drift"
     return Entry(
         record,
         RunKey(alarm.model, alarm.version),
         timestamp_ms,
-        [Point(key, value, alarm.index + 1, timestamp_ms)],
+        points,
         tags={"streamgauge.last_drift": rfc3339(timestamp_ms)} if drifted else {},
         n_drifts=int(drifted),
     )
 
 
-def _of_retrain_request(record: Record) -> Entry:
+def _charts_its_statistic(alarm: AlarmEvent, config: Config) -> bool:
+    from detectors import make_detector  # imports River
+
+    detector = config.model_for(alarm.model).detectors.get(alarm.detector)
+    if detector is None:
+        return False
+    try:
+        return "statistic" in make_detector(detector.kind, detector.params).readings()
+    except ValueError:
+        return False  # the configuration is not that of the worker
+
+
+def _alarm_key(alarm: AlarmEvent) -> str:
+    if alarm.kind == "data_problem":
+        return _key("join", "data_problem")
+    if alarm.kind == "warning":
+        return _drift_key(alarm.signal, f"{alarm.detector}.warning")
+    # A drift and an improvement of one detector are two directions of one chart.
+    return _drift_key(alarm.signal, alarm.detector)
+
+
+def _of_retrain_request(record: Record, _: Config) -> Entry:
     value = record.value or b""
     request = RetrainRequest.model_validate_json(value)
     attributes = _cloud_event_attributes(record.headers)
@@ -157,14 +230,11 @@ def _of_retrain_request(record: Record) -> Entry:
     timestamp_ms = record.timestamp_ms
     if "time" in attributes:
         timestamp_ms = _epoch_ms(datetime.fromisoformat(attributes["time"]))
-    point = Point(
-        "retrain/requested", float(request.sequence), request.window.outcome_to, timestamp_ms
-    )
     return Entry(
         record,
         RunKey(request.model, request.version),
         timestamp_ms,
-        [point],
+        _spike(_RETRAIN_KEY, 1.0, request.window.outcome_to, timestamp_ms),
         tags={
             "streamgauge.last_retrain_request": request_id,
             "streamgauge.last_retrain_severity": request.severity,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from consumers.broker import BrokerError, BrokerTimeoutError
+from consumers.tracking_records import RunKey, quiet_points
 from consumers.tracking_store import (
     METRICS_MAX,
     MODEL_TAG,
@@ -26,25 +28,43 @@ from consumers.tracking_store import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
     from consumers.broker import Broker
-    from consumers.tracking_records import Entry, RunKey
+    from consumers.tracking_records import Entry
     from stream.config import Config
     from stream.records import Record
 
 RUNS_CACHED_MAX = 20_000
+END_RUNS_S = 10.0
 _RUN_NAME_LENGTH_MAX = 250
 
-PLACES_TAG = "streamgauge.places"
+# MLflow's pages keep tags of this prefix to themselves, and this one says nothing to a person.
+PLACES_TAG = "mlflow.streamgauge.places"
 N_DRIFTS_TAG = "streamgauge.n_drifts"
+# Event time, epoch milliseconds: the end of the run, should another sink have to end it.
+_LAST_MS_TAG = "mlflow.streamgauge.last_ms"
 
 _DESCRIPTION = (
-    "What streamgauge saw of model `{model}`, version `{version}`. A step is one outcome (a "
-    "prediction and its label). `drift/...` is 1 where a detector found the model worse and -1 "
-    "where it found it better; `retrain/requested` is the number of the retrain request, whose "
-    "whole text is among the artifacts."
+    "What streamgauge saw of model `{model}`, version `{version}`: its charts are under **Model "
+    "metrics**. A step is one outcome (a prediction and its label), times are event times. "
+    "`2_drift/...` is 1 where a detector found the model worse and -1 where it found it better; "
+    "`2_drift/retrain_requested` is 1 where a retrain was asked for, and the whole request is "
+    "among the artifacts. The run is finished when another version is served, or when nobody "
+    "watches."
 )
+_EXPERIMENT_TAGS = {
+    # Else MLflow's pages open with what they have for language models. (Those of 3.17 ask only the
+    # address that they are opened with; see `charts_url`.)
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": (
+        "What streamgauge saw, one run for each model version. To see the charts, switch MLflow "
+        "from GenAI to **Model training**."
+    ),
+}
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +93,31 @@ def _places_in(text: str | None) -> dict[str, Place]:
 
 @dataclass(slots=True)
 class _OpenRun:
+    """A run that is written to; its times are event times."""
+
     run_id: str
+    start_ms: int
+    last_ms: int
+    end_ms: int | None = None
     n_drifts: int = 0
     places: dict[str, Place] = field(default_factory=dict)
+
+    @property
+    def is_running(self) -> bool:
+        return self.end_ms is None
+
+
+def _opened(run: Run) -> _OpenRun:
+    info, tags = run.info, run.data.tags
+    last_ms, n_drifts = tags.get(_LAST_MS_TAG, ""), tags.get(N_DRIFTS_TAG, "")
+    return _OpenRun(
+        info.run_id,
+        info.start_time,
+        int(last_ms) if last_ms.isdecimal() else info.start_time,
+        None if info.status == "RUNNING" else info.end_time or info.start_time,
+        int(n_drifts) if n_drifts.isdecimal() else 0,
+        _places_in(tags.get(PLACES_TAG)),
+    )
 
 
 class RunLog:
@@ -95,6 +137,19 @@ class RunLog:
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
         self._open_runs: dict[RunKey, _OpenRun] = {}
+        self._served: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Say that the runs are finished, those that time allows; the next write resumes them."""
+        give_up_at = time.monotonic() + END_RUNS_S
+        for run in self._open_runs.values():
+            if run.is_running:
+                try:
+                    self._end(run)
+                except MLflowDownError:
+                    return
+                if time.monotonic() > give_up_at:
+                    return
 
     def write(self, key: RunKey, entries: list[Entry]) -> None:
         """Write the entries of one run, in order; what MLflow has taken leaves the list.
@@ -115,10 +170,12 @@ class RunLog:
     def _write_chunk(self, key: RunKey, entries: list[Entry]) -> None:
         """Write the entries; where MLflow refuses them, find the culprit by halving."""
         try:
-            run = self._open(key, entries[0].timestamp_ms)
-            entries = [entry for entry in entries if not self._holds(run, entry.record)]
-            if entries:
-                self._send(run, entries)
+            run = self._open(key, min(entry.timestamp_ms for entry in entries))
+            run.last_ms = max(run.last_ms, *(entry.timestamp_ms for entry in entries))
+            new = [entry for entry in entries if not self._holds(run, entry.record)]
+            if new:
+                self._send(run, new)
+            self._show_status(key, run, entries)
         except RefusedError as error:
             if self._forget_if_deleted(key):
                 self._write_chunk(key, entries)
@@ -145,9 +202,16 @@ class RunLog:
             tags |= entry.tags
             places[_partition_of(entry.record)] = _place_of(entry.record)
         n_drifts = run.n_drifts + sum(entry.n_drifts for entry in entries)
-        tags |= {PLACES_TAG: json.dumps(places), N_DRIFTS_TAG: str(n_drifts)}
+        tags |= {
+            PLACES_TAG: json.dumps(places),
+            N_DRIFTS_TAG: str(n_drifts),
+            _LAST_MS_TAG: str(run.last_ms),
+        }
 
         points = [point for entry in entries for point in entry.points]
+        if not run.places:
+            detectors = self._config.model_for(entries[0].run.model).detectors
+            points = quiet_points(detectors, run.start_ms) + points
         log_points(self._connected(), run.run_id, points, tags)
         run.places, run.n_drifts = places, n_drifts
 
@@ -164,6 +228,40 @@ class RunLog:
             self.n_refused += 1
             what = f"{entry.artifact_path} of {entry.run.model}/{entry.run.version}"
             log.error("MLflow cannot store the artifact %s: %s", what, ours)  # noqa: TRY400
+
+    def _show_status(self, key: RunKey, run: _OpenRun, entries: Sequence[Entry]) -> None:
+        """A run is running while its version is served, and else ends with its last event."""
+        if any(entry.is_of_served for entry in entries):
+            self._serve(key)
+        if self._served.get(key.model, key.version) == key.version:
+            if not run.is_running:
+                self._resume(run)
+        elif run.end_ms is None or run.end_ms < run.last_ms:
+            self._end(run)
+
+    def _serve(self, key: RunKey) -> None:
+        if self._served.get(key.model) == key.version:
+            return
+        for other, run in self._open_runs.items():
+            if other.model == key.model and other != key and run.is_running:
+                self._end(run)
+        if len(self._served) >= RUNS_CACHED_MAX:
+            del self._served[next(iter(self._served))]
+        self._served[key.model] = key.version
+
+    def _end(self, run: _OpenRun) -> None:
+        try:
+            call(self._connected().set_terminated, run.run_id, "FINISHED", run.last_ms)
+        except RefusedError as error:
+            log.debug("run %s does not end: %s", run.run_id, error)  # deleted, perhaps
+        run.end_ms = run.last_ms
+
+    def _resume(self, run: _OpenRun) -> None:
+        try:
+            call(self._connected().update_run, run.run_id, "RUNNING")
+        except RefusedError as error:
+            log.debug("run %s does not go on: %s", run.run_id, error)
+        run.end_ms = None
 
     def _holds(self, run: _OpenRun, record: Record) -> bool:
         """Whether the run has the record already, read again after a crash."""
@@ -204,17 +302,10 @@ class RunLog:
     def _find(self, key: RunKey) -> _OpenRun | None:
         tags = {MODEL_TAG: key.model, VERSION_TAG: key.version}
         runs = ask(active_runs, self._connected(), self._experiment(), tags)
-        if not runs:
-            return None
-        found = runs[0].data.tags
-        n_drifts = found.get(N_DRIFTS_TAG, "0")
-        return _OpenRun(
-            runs[0].info.run_id,
-            int(n_drifts) if n_drifts.isdecimal() else 0,
-            _places_in(found.get(PLACES_TAG)),
-        )
+        return _opened(runs[0]) if runs else None
 
     def _create(self, key: RunKey, start_time_ms: int) -> _OpenRun:
+        self._end_predecessors(key)
         run = call(
             self._connected().create_run,
             self._experiment(),
@@ -227,7 +318,16 @@ class RunLog:
                 "mlflow.note.content": _DESCRIPTION.format(model=key.model, version=key.version),
             },
         )
-        return _OpenRun(run.info.run_id)
+        return _OpenRun(run.info.run_id, start_time_ms, start_time_ms)
+
+    def _end_predecessors(self, key: RunKey) -> None:
+        """End what a sink that was killed has left running, now that another version comes."""
+        tags = {MODEL_TAG: key.model}
+        for run in ask(active_runs, self._connected(), self._experiment(), tags):
+            version = run.data.tags.get(VERSION_TAG, "")
+            is_open = RunKey(key.model, version) in self._open_runs
+            if run.info.status == "RUNNING" and not is_open:
+                self._end(_opened(run))
 
     def _experiment(self) -> str:
         if self._experiment_id is None:
@@ -242,7 +342,8 @@ class RunLog:
         if self._config.mlflow.tracking_uri is None:
             artifacts = default_store(self._config).with_name("mlartifacts").as_uri()
         try:
-            return str(call(self._connected().create_experiment, name, artifact_location=artifacts))
+            create = self._connected().create_experiment
+            return str(call(create, name, artifact_location=artifacts, tags=_EXPERIMENT_TAGS))
         except RefusedError as error:
             # Another process may have been first.
             experiment_id = find_experiment(self._connected(), self._config)

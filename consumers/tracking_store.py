@@ -31,6 +31,7 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # else a traceback for each call that fails
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # by default a call takes minutes to fail
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 # 4xx that say nothing against the record: rights, conflicts and limits can change.

@@ -92,10 +92,17 @@ def made(make: Callable[..., T], name: str, params: Mapping[str, Any]) -> T:
         ValueError: a parameter is unknown, missing or of a wrong type; the message starts with
             `name` and lists the known parameters.
     """
+    parameters = inspect.signature(make).parameters
+    known = ", ".join(parameters)
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    unknown = [repr(key) for key in params if key not in parameters]
+    if unknown and not takes_any:
+        raise ValueError(
+            f"{name}: unknown parameter {', '.join(unknown)} (its parameters: {known})"
+        )
     try:
         return make(**params)
     except (TypeError, ValueError) as error:
-        known = ", ".join(inspect.signature(make).parameters)
         raise ValueError(f"{name}: {error} (its parameters: {known})") from error
 
 

@@ -488,5 +488,8 @@ def _explain(error: ValidationError) -> list[str]:
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; `streamgauge config schema` lists the known ones"
+        elif item["type"] == "union_tag_invalid":
+            path += ".kind"
+            message = f"no {item['ctx']['tag']!r}; use {item['ctx']['expected_tags']}"
         lines.append(f"{path}: {message}")
     return lines

@@ -57,6 +57,7 @@ class Totals(NamedTuple):
     n_orphaned: int
     n_pending: int
     n_evicted: int
+    n_held: int
 
 
 class _Counts(Struct, array_like=True):
@@ -345,6 +346,7 @@ class Engine:
             c.n_orphaned,
             sum(model.join.n_pending for model in self._models.values()),
             self._counts.n_evicted,
+            sum(model.join.n_held for model in self._models.values()),
         )
 
 

@@ -121,14 +121,16 @@ class Signal:
         """Become what `state()` described; the names of detectors that had to start afresh.
 
         A detector that is configured otherwise than its state, or whose state this version
-        cannot read, starts afresh.
+        cannot read, starts afresh. One that the state does not know is new, and not named.
         """
         self._n, self._total = state["n"], state["total"]
         afresh = []
         for name, config in self._configs.items():
+            if name not in state["detectors"]:
+                continue
             self._n_failed[name] = state["n_failed"].get(name, 0)
-            kind, params, stored = state["detectors"].get(name, (None, None, None))
-            if (kind, params) != (config.kind, config.params):
+            kind, params, stored = state["detectors"][name]
+            if kind != config.kind or not self._fits(name, params, stored):
                 afresh.append(name)
                 continue
             try:
@@ -136,6 +138,11 @@ class Signal:
             except ValueError:
                 afresh.append(name)
         return afresh
+
+    def _fits(self, name: str, params: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+        """Whether a stored detector has the configured parameters, defaults written out or not."""
+        resolved = self._detectors[name].state().get("params")
+        return params == self._configs[name].params or resolved == stored.get("params")
 
 
 def _fed(

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import jsonschema
 import pytest
 import yaml
-from harness import START_MS, read_topic
 
 from consumers.broker import NotRetainedError
 from consumers.cli import cli, main
@@ -28,6 +27,7 @@ from consumers.demo_stream import demo_stream
 from consumers.embedded import EmbeddedBroker
 from consumers.settings import read_config
 from consumers.verify import verify_all
+from tests.harness import START_MS, read_topic
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS = ROOT.parent / "shared" / "data" / "streams"
@@ -183,7 +183,7 @@ REFUSED = {
     "bad YAML": ("run -c {bad_yaml}", 2, "config.*: not YAML: .*line 3"),
     "not a mapping": ("config check {list_yaml}", 2, "is a mapping of sections, got list"),
     "unknown keys": (
-        "config check {unknown_keys}",
+        f"run -c {{unknown_keys}} {VALID}",
         2,
         "broker.partitons: unknown key; .*; defaults.polcy: unknown key",
     ),
@@ -201,17 +201,71 @@ REFUSED = {
     # It went wrong while running.
     "no such column": (
         f"replay {{csv}} --target klass --model m {VALID}",
-        1,
-        "rows.csv: no column 'klass'; its columns are x, noise, class",
+        2,
+        "--target: .*rows.csv: no column 'klass'; its columns are x, noise, class",
+    ),
+    "no such column to drop": (
+        f"replay {{csv}} --target class --model m --drop noise,nose {VALID}",
+        2,
+        "--drop: .*rows.csv: no column 'nose'; its columns are x, noise, class",
+    ),
+    "the target dropped": (
+        f"replay {{csv}} --target class --model m --drop class {VALID}",
+        2,
+        "--drop: .*the target 'class' cannot be dropped",
     ),
     "too few rows": (
         f"replay {{csv}} --target class --model m --train-rows 9999 {VALID}",
-        1,
-        "3500 rows, fewer than the 9999 to train on",
+        2,
+        "--train-rows: .*3,500 rows, fewer than the 9,999 to train on",
     ),
+    "no rows to train on": (
+        f"replay {{csv}} --target class --model m --train-rows 0 {VALID}",
+        2,
+        "--train-rows: at least 1, got 0",
+    ),
+    "no probability of a repeat": (
+        f"replay {{csv}} --target class --model m --duplicate-labels 1.5 {VALID}",
+        2,
+        "--duplicate-labels: a probability, got 1.5",
+    ),
+    "no probability of a loss": (
+        f"replay {{csv}} --target class --model m --missing-labels -1 {VALID}",
+        2,
+        "--missing-labels: a probability, got -1.0",
+    ),
+    "no rows per second": (
+        f"replay {{csv}} --target class --model m --rate 0 {VALID}",
+        2,
+        "--rate: more than 0 rows per second, got 0.0",
+    ),
+    "no such learner": (
+        f"replay {{csv}} --target class --model m --learner river.tree.NoTree {VALID}",
+        2,
+        "--learner: module 'river.tree' has no 'NoTree'",
+    ),
+    "a model without a name": (
+        f"replay {{csv}} --target class --model= {VALID}",
+        2,
+        "--model: 1 to 200 characters, got 0",
+    ),
+    "a name that no event may bear": (
+        f"replay {{csv}} --target class --model {'m' * 201} {VALID}",
+        2,
+        "--model: 1 to 200 characters, got 201",
+    ),
+    "a version without a name": (
+        f"replay {{csv}} --target class --model m --model-version= {VALID}",
+        2,
+        "--model-version: 1 to 200 characters, got 0",
+    ),
+    # A wrong folder must not look like one in which nothing has happened.
+    "no topics to list": (f"topics list {VALID}", 1, r"there is nothing at .*data: no broker\.db"),
+    "nothing to verify": (f"verify {VALID}", 1, r"there is nothing at .*data: no broker\.db"),
+    "nothing to tail": (f"tail --no-follow {VALID}", 1, r"there is nothing at .*data: no broker"),
     "nothing logged yet": (f"metrics list --model m {VALID}", 1, "nothing is logged yet"),
     "folder is a file": ("topics list --data-dir {csv}", 2, "'--data-dir'"),
-    "folder below a file": ("topics list --data-dir {csv}/data", 1, "cannot be made"),
+    "folder below a file": ("run --until-idle --data-dir {csv}/data", 1, "cannot be made"),
     "corrupt broker file": (
         "topics list --data-dir {corrupt}",
         1,
@@ -229,6 +283,12 @@ REFUSED = {
     ),
     "a folder that no demo has made": ("demo --dir {corrupt}", 1, "no demo has made"),
 }
+
+
+# Their options are only known to be wrong when the file has been read, with the broker at hand.
+MAKES_A_FOLDER = frozenset(
+    name for name, (command, *_) in REFUSED.items() if command.startswith("replay {csv}")
+)
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +328,8 @@ def test_a_refusal_is_one_line_with_its_status(streamgauge, unusable, tmp_path, 
     (line,) = ended.err.splitlines()
     assert line.startswith("error: ")
     assert re.search(expected, line), line
+    if status == 2 or "there is nothing" in expected or "nothing logged" in expected:
+        assert name in MAKES_A_FOLDER or not (tmp_path / "data").exists()
 
 
 def test_a_refusal_of_a_real_process_is_one_line_with_its_status():
@@ -375,6 +437,7 @@ def test_replay_and_run_sum_up_what_was_seen_and_found(streamgauge, csv_path, tm
             "expired": 0,
             "orphaned": 0,
             "pending": n_never,
+            "held": 0,
         },
         "n_models_evicted": 0,
     }
@@ -422,7 +485,8 @@ def test_a_second_run_sums_up_the_first_as_well(streamgauge, worked, tmp_path):
     path = tmp_path / "s.json"
     ended = streamgauge("run", "--until-idle", "--no-sink", "--summary", path, "--data-dir", worked)
     assert ended.err.splitlines()[-1].startswith(
-        "250 predictions, 250 labels, 250 outcomes, 2 dead letters; 0 alarms, 0 retrain requests;"
+        "in all 250 predictions, 250 labels, 250 outcomes, 2 dead letters; 0 alarms,"
+        " 0 retrain requests; this run took "
     )
     assert json.loads(path.read_text())["n_dead_letters"] == 2
 
@@ -458,18 +522,20 @@ def test_tail_prints_one_json_object_a_line(streamgauge, worked, topic, n, field
     ended = streamgauge(
         "tail", "--topic", topic, "--json", "--from-start", "--no-follow", "--data-dir", worked
     )
-    assert (ended.status, ended.err) == (0, "")
+    nothing = "" if n else {"alarms": "no alarms\n", "retrain": "no retrain requests\n"}[topic]
+    assert (ended.status, ended.err) == (0, nothing)
     shown = [json.loads(line) for line in ended.out.splitlines()]
     assert len(shown) == n
     assert all(set(one) == fields for one in shown)
 
 
 def test_tail_of_one_model_leaves_the_others_out(streamgauge, worked):
-    def n_lines(model):
+    def tail_of(model):
         common = ("--from-start", "--no-follow", "--data-dir", worked)
-        return len(streamgauge("tail", "--model", model, *common).out.splitlines())
+        return streamgauge("tail", "--model", model, *common)
 
-    assert (n_lines("m"), n_lines("other")) == (6, 0)
+    assert len(tail_of("m").out.splitlines()) == 6
+    assert tail_of("other") == (0, "", "no metrics of model 'other'\n")
 
 
 def test_topics_list_counts_records(streamgauge, worked):
@@ -486,6 +552,44 @@ def test_topics_list_counts_records(streamgauge, worked):
     }
     table = streamgauge("topics", "list", "--data-dir", worked).out
     assert re.search(r"^labels +1 +252 ", table, re.MULTILINE)
+    assert not re.search(" $", table, re.MULTILINE)
+
+
+def test_config_check_says_what_is_wrong_a_line_each(streamgauge, unusable):
+    ended = streamgauge("config", "check", unusable["unknown_keys"])
+    assert (ended.status, ended.out) == (2, "")
+    first, second = ended.err.splitlines()
+    assert first.startswith("error: broker.partitons: unknown key")
+    assert second.startswith("error: defaults.polcy: unknown key")
+
+
+def test_outcomes_held_until_they_are_mature_are_summed_up(streamgauge, tmp_path):
+    path = write_config(tmp_path, "defaults: {join: {label_maturity: 2h}}")
+    common = ("-c", path, "--data-dir", tmp_path / "data")
+    for topic, lines in zip(INPUTS, events(1200), strict=True):
+        streamgauge("produce", "--topic", topic, *common, stdin=b"\n".join(lines))
+    ended = streamgauge(
+        "run", "--until-idle", "--no-sink", "--summary", tmp_path / "s.json", *common
+    )
+    assert "0 outcomes (1,200 held by label_maturity), 0 dead letters" in ended.err
+    assert json.loads((tmp_path / "s.json").read_text())["join"]["held"] == 1200
+
+
+def test_a_run_says_what_it_finds(streamgauge, csv_path, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "consumers.announce")
+    common = ("--data-dir", tmp_path / "data")
+    assert streamgauge("replay", csv_path, "--target", "class", "--model", "m", *common).status == 0
+    assert streamgauge("run", "--until-idle", "--no-sink", *common).status == 0
+    said = [record.message for record in caplog.records if record.name == "consumers.announce"]
+    patterns = [
+        r"m/1: drift of error found by adwin at outcome [\d,]+, mean 0\S* -> 0\.\d+",
+        r"m/1: asked for a retrain \(severe, drift\) on \d+ outcomes",
+    ]
+    for pattern in patterns:
+        assert sum(bool(re.fullmatch(pattern, line)) for line in said) == 1, said
+    caplog.clear()
+    assert streamgauge("run", "--until-idle", "--no-sink", *common).status == 0
+    assert not [record for record in caplog.records if record.name == "consumers.announce"]
 
 
 # Configuration
@@ -549,7 +653,7 @@ LABEL_17 = "(SELECT id << 40 FROM logs WHERE topic = 'labels') + 17"
 )
 def test_verify_agrees_until_something_is_tampered_with(streamgauge, worked, sql, expected):
     command = ("verify", "--data-dir", worked)
-    assert streamgauge(*command) == (0, "partition 0: 1 commits of 502 records agree\n", "")
+    assert streamgauge(*command) == (0, "partition 0: 1 commit of 502 records agree\n", "")
     tamper(worked, sql)
     ended = streamgauge(*command)
     assert ended.status == 1
@@ -638,7 +742,11 @@ def test_the_demo_finds_every_change_and_leaves_its_metrics_in_mlflow(streamgaug
     assert listed.status == 0, listed.err
     histories = [json.loads(line) for line in listed.out.splitlines()]
     n_points = {history["key"]: history["n_points"] for history in histories}
-    assert n_points["performance/accuracy"] > 150, n_points
+    assert n_points["1_performance/accuracy"] > 150, n_points
+    statistic = next(h for h in histories if h["key"] == "3_error/page_hinkley.statistic")
+    assert statistic["max_value"] > 50.0
+    charts = f"/runs/{histories[0]['run_id']}/model-metrics?workflowType=machine_learning\n"
+    assert f"  http://localhost:5000/#/experiments/1{charts}" in ended.out
     refused = streamgauge(*common, "--model", "nobody")
     assert refused.status == 1
     assert re.fullmatch(r"error: .*'nobody'.*\n", refused.err)

@@ -301,8 +301,11 @@ def test_durations(text, value_ms):
         ({"detectors": {"a": {"kind": "os.getcwd"}}}, "detectors.a: "),
         ({"learner": {"path": "river.tree.Oak"}}, "learner: "),
         ({"learner": {"path": "river.drift.ADWIN"}}, "learner: "),
-        ({"task": "regression", "learner": {"path": "builders.scaled_logistic"}}, "learner: "),
-        ({"learner": {"path": "builders.unkeepable"}}, "learner: its state cannot be kept: "),
+        (
+            {"task": "regression", "learner": {"path": "tests.builders.scaled_logistic"}},
+            "learner: ",
+        ),
+        ({"learner": {"path": "tests.builders.unkeepable"}}, "learner: its state cannot be kept: "),
     ],
 )
 def test_components_that_cannot_be_made_are_errors_with_their_path(model, message):

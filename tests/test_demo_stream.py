@@ -48,6 +48,18 @@ def test_the_seed_decides_everything():
     assert demo_stream(8).events != one.events
 
 
+def test_it_can_end_now_and_is_else_the_same():
+    end_ms = 1_800_000_000_000
+    one, shifted = demo_stream(7), demo_stream(7, end_ms=end_ms)
+    assert shifted.errors == one.errors
+    times = [
+        [json.loads(event.value)["timestamp"] for event in stream.events]
+        for stream in (one, shifted)
+    ]
+    assert {b - a for a, b in zip(*times, strict=True)} == {times[1][0] - times[0][0]}
+    assert end_ms - 120_000 < max(times[1]) <= end_ms
+
+
 def test_it_states_the_outcomes_that_its_events_join_to(stream):
     outcomes = outcomes_of(stream)
     assert [error for _, error in outcomes] == stream.errors

@@ -5,7 +5,14 @@ import random
 
 import msgspec
 import pytest
-from builders import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream import serving, snapshot
+from stream.align import cut
+from stream.config import load_config
+from stream.engine import Engine
+from tests.builders import (
     CALM,
     TOUCHY,
     Feed,
@@ -17,13 +24,6 @@ from builders import (
     split,
     touchy,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from stream import serving, snapshot
-from stream.align import cut
-from stream.config import load_config
-from stream.engine import Engine
 
 KEY = b"a key of the tests"
 
@@ -77,7 +77,7 @@ VARIANTS = {
     },
     "tree": learning("river.tree.HoeffdingTreeClassifier", {"grace_period": 10}),
     "pipeline, with maturity": {
-        **(pipeline := learning("builders.scaled_logistic")),
+        **(pipeline := learning("tests.builders.scaled_logistic")),
         "defaults": {**pipeline["defaults"], "join": {"label_maturity": "15s"}},
     },
 }

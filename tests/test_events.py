@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from builders import T0, Feed, event, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from stream.contracts import AlarmEvent, MetricPoint
 from stream.engine import Engine
 from stream.events import EpochMs, EventError, decode_label, decode_prediction, model_of
 from stream.records import Record
+from tests.builders import T0, Feed, event, run
 
 CONFIG = load_config(
     {

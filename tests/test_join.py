@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
-from builders import T0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.config import Join
 from stream.events import EpochMs, Label, Prediction
 from stream.join import Change, ModelJoin, same_value
+from tests.builders import T0
 
 DAY = 86_400_000
 

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import yaml
-from harness import STATE_KEY, crowded_config, differences, send, traffic
 
 from consumers.embedded import EmbeddedBroker
 from consumers.kafka import KafkaBroker
@@ -17,6 +16,7 @@ from consumers.settings import STATE_KEY_VARIABLE
 from consumers.verify import verify_all
 from consumers.worker import Worker
 from stream.config import load_config
+from tests.harness import STATE_KEY, crowded_config, differences, send, traffic
 
 
 def names_of(prefix):

@@ -14,7 +14,7 @@ from stream.loss import ScaledAbsoluteError, ZeroOneLoss
 KEY = b"key"
 TREE = LearnerConfig(path="river.tree.HoeffdingTreeClassifier", params={"grace_period": 20})
 LINEAR = LearnerConfig(path="river.linear_model.LinearRegression")
-PIPELINE = LearnerConfig(path="builders.scaled_logistic")
+PIPELINE = LearnerConfig(path="tests.builders.scaled_logistic")
 
 
 def outcomes(n, seed=1):
@@ -133,7 +133,7 @@ def test_a_state_of_another_key_or_configuration_is_refused():
         ("river.linear_model.NoModel", {}, "regression", "has no 'NoModel'"),
         ("river.linear_model.LinearRegression", {"depth": 3}, "regression", "depth"),
         ("river.linear_model.LinearRegression", {}, "classification", "not a River classifier"),
-        ("builders.scaled_logistic", {}, "regression", "not a River regressor"),
+        ("tests.builders.scaled_logistic", {}, "regression", "not a River regressor"),
         ("river.drift.ADWIN", {}, "regression", "not a River regressor"),
         ("os.getcwd", {}, "regression", "not a River regressor"),
         ("os.sep", {}, "regression", "cannot be made"),

@@ -2,10 +2,10 @@
 
 import msgspec
 import pytest
-from builders import T0
 
 from stream.config import load_config
 from stream.policy import EpisodeAlarm, Policy
+from tests.builders import T0
 
 
 def config(**policy):

@@ -4,7 +4,6 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from builders import T0, TOUCHY, Feed, eventful, run, touchy
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
 from jsonschema import Draft202012Validator
@@ -17,6 +16,7 @@ from stream.contracts import (
     RetrainRequest,
     rfc3339,
 )
+from tests.builders import T0, TOUCHY, Feed, eventful, run, touchy
 
 CONTRACTS = {
     "drift-metrics": MetricPoint,

@@ -9,11 +9,11 @@ import threading
 import time
 
 import pytest
-from harness import crowded_config
 
 from consumers import sink_process
 from consumers.run import run
 from consumers.sink_process import SinkProcess
+from tests.harness import crowded_config
 
 # In place of the sink: each notes in a file that it has started, and then does as it is named.
 SINKS = {

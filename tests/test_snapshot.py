@@ -2,7 +2,6 @@
 
 import msgspec
 import pytest
-from builders import T0, eventful, run, touchy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from stream.snapshot import (
     split_name,
     unpack,
 )
+from tests.builders import T0, eventful, run, touchy
 
 NAMES = st.text(min_size=1, max_size=10)
 

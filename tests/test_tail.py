@@ -190,6 +190,14 @@ def test_metrics_show_the_latest_value_and_the_trend_of_each_signal():
     ]
 
 
+def test_the_trend_of_the_error_is_that_of_late_where_a_detector_has_one():
+    view = MetricsView()
+    for k in range(1, 9):
+        values = {"mean": 0.1, "adwin.width": 100.0 * k, "adwin.mean": k / 10}
+        view.add(metric("demo", "error", k * 100, **values))
+    assert rendered(view, 50)[1] == "  error        adwin.mean        0.800  ▁▂▃▄▅▆▇█"
+
+
 def test_alarms_show_what_changed_and_when():
     view = LinesView("alarms")
     view.add(alarm())
@@ -385,12 +393,16 @@ def test_a_closed_pipe_ends_it_quietly(data_dir):
         assert process.stderr.read() == b""
 
 
-def test_a_terminal_gets_a_live_table(data_dir):
-    send(data_dir, "drift-alarms", alarm(index=4321))
+def test_a_terminal_is_told_what_is_waited_for_then_gets_a_live_table(data_dir):
+    EmbeddedBroker(load_config({"broker": {"data_dir": data_dir}})).close()
     ours, theirs = pty.openpty()
     with start(data_dir, "table", theirs) as process:
         os.close(theirs)
         seen, give_up_s = b"", time.monotonic() + 10
+        while b"waiting for alarms ..." not in seen and time.monotonic() < give_up_s:
+            seen += os.read(ours, 65536)
+        assert b"waiting for alarms ..." in seen
+        send(data_dir, "drift-alarms", alarm(index=4321))
         while b"4,321" not in seen and time.monotonic() < give_up_s:
             seen += os.read(ours, 65536)
         process.send_signal(signal.SIGINT)

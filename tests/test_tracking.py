@@ -156,16 +156,23 @@ def history_of(config, key, version="1"):
 
 
 def rows_in(config):
-    """What MLflow's own table holds: the metrics of every run, repeats included."""
+    """What MLflow's own table holds but for the zeros that every run begins with, with repeats."""
     with sqlite3.connect(tracking_store.default_store(config)) as connection:
-        rows = connection.execute("SELECT key, step, timestamp, value FROM metrics").fetchall()
+        rows = connection.execute(
+            "SELECT key, step, timestamp, value FROM metrics "
+            "WHERE NOT (key LIKE '2_drift/%' AND step = 0)"
+        ).fetchall()
     connection.close()
     return sorted(rows)
 
 
+def spike(step, timestamp_ms):
+    return [(step - 1, timestamp_ms, 0.0), (step, timestamp_ms, 1.0), (step + 1, timestamp_ms, 0.0)]
+
+
 def rows_of(points):
     return sorted(
-        (f"{point.signal}/{name}", point.step, point.timestamp_ms, value)
+        (f"3_{point.signal}/{name}", point.step, point.timestamp_ms, value)
         for point in points
         for name, value in point.values.items()
     )
@@ -178,13 +185,12 @@ def test_points_arrive_with_their_step_time_and_value(config):
     report = log_all(config)
 
     assert (report.n_logged, report.n_refused, report.n_waiting) == (4, 0, 0)
-    assert history_of(config, "error/mean") == [
+    assert history_of(config, "3_error/mean") == [
         (step, T0_MS + step, step / 7) for step in (100, 200, 300)
     ]
-    assert history_of(config, "error/mean", version="2") == [(100, T0_MS + 100, 0.5)]
+    assert history_of(config, "3_error/mean", version="2") == [(100, T0_MS + 100, 0.5)]
     run = the_run(config)
     assert run.info.run_name == "fraud/1"
-    assert run.info.status == "RUNNING"
     assert run.info.start_time == T0_MS + 100
     assert run.data.tags["streamgauge.model"] == "fraud"
     assert "`fraud`, version `1`" in run.data.tags["mlflow.note.content"]
@@ -235,7 +241,7 @@ def test_a_later_sink_goes_on_in_the_same_run(config):
     publish(config, a_point(2, {"mean": 0.2}))
 
     assert log_all(config).n_logged == 1
-    assert [step for step, _, _ in history_of(config, "error/mean")] == [1, 2]
+    assert [step for step, _, _ in history_of(config, "3_error/mean")] == [1, 2]
 
 
 def test_alarms_and_requests_become_charts_tags_and_an_artifact(config):
@@ -258,13 +264,18 @@ def test_alarms_and_requests_become_charts_tags_and_an_artifact(config):
 
     log_all(config)
 
-    assert history_of(config, "drift/error.adwin") == [
-        (500, T0_MS, 1.0),
-        (1000, T0_MS, -1.0),
-        (1200, T0_MS, 1.0),
+    assert history_of(config, "2_drift/error.adwin") == [
+        (0, T0_MS, 0.0),
+        *((step, T0_MS, 0.0 if step != 500 else 1.0) for step in (499, 500, 501)),
+        *((step, T0_MS, 0.0 if step != 1000 else -1.0) for step in (999, 1000, 1001)),
+        *((step, T0_MS, 0.0 if step != 1200 else 1.0) for step in (1199, 1200, 1201)),
     ]
-    assert history_of(config, "warning/error.ddm") == [(601, T0_MS, 1.0)]
-    assert history_of(config, "retrain/requested") == [(1200, T0_MS + 5000, 7.0)]
+    assert history_of(config, "2_drift/error.page_hinkley") == [(0, T0_MS, 0.0)]
+    assert history_of(config, "2_drift/error.ddm.warning") == spike(601, T0_MS)
+    assert history_of(config, "2_drift/retrain_requested") == [
+        (0, T0_MS, 0.0),
+        *spike(1200, T0_MS + 5000),
+    ]
     run = the_run(config)
     assert run.data.tags["streamgauge.n_drifts"] == "2"
     assert run.data.tags["streamgauge.last_drift"] == "2026-01-01T00:00:00.000Z"
@@ -313,14 +324,14 @@ def test_a_kill_loses_nothing_and_repeats_nothing(config, moment):
     command = [sys.executable, "-c", textwrap.dedent(CRASH), config.broker.data_dir, moment]
     killed = subprocess.run(command, cwd=ROOT, check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    assert len(rows_in(config)) >= 802
+    assert len(rows_in(config)) >= 806
 
     # What is read again comes in another cut, with new records among the old.
     publish(config, *points[400:])
     assert log_all(config).n_waiting == 0
     alarms = [
-        ("drift/error.adwin", 301, T0_MS, 1.0),
-        ("warning/error.adwin", 351, T0_MS, 1.0),
+        *(("2_drift/error.adwin", *row) for row in spike(301, T0_MS)),
+        *(("2_drift/error.adwin.warning", *row) for row in spike(351, T0_MS)),
     ]
     assert rows_in(config) == sorted(rows_of(points) + alarms)
     assert the_run(config).data.tags["streamgauge.n_drifts"] == "1"
@@ -337,7 +348,7 @@ def test_topics_made_anew_are_not_taken_for_read(tmp_path, empty_store):
     publish(new, *[a_point(step, {"mean": 0.2}) for step in range(10, 13)])
     log_all(new)
 
-    assert [step for step, _, _ in history_of(new, "error/mean")] == [0, 1, 2, 3, 4, 10, 11, 12]
+    assert [step for step, _, _ in history_of(new, "3_error/mean")] == [0, 1, 2, 3, 4, 10, 11, 12]
 
 
 def test_a_record_that_mlflow_refuses_is_skipped_and_the_rest_arrives(config, monkeypatch, caplog):
@@ -364,7 +375,7 @@ def test_a_record_that_mlflow_refuses_is_skipped_and_the_rest_arrives(config, mo
         (b'{"model": "fraud"}', "version: Field required"),
         (
             a_point(1, {"m": 0.0}).model_dump_json().replace("0.0", "1e999").encode(),
-            "error/m: a metric is a finite number",
+            "3_error/m: a metric is a finite number",
         ),
         (a_point(1, {"m": 0.0}, timestamp_ms=-99).model_dump_json().encode(), "out of range"),
         (a_point(1, {"m": 0.0}, timestamp_ms=2**63).model_dump_json().encode(), "out of range"),
@@ -389,7 +400,7 @@ def test_an_artifact_that_cannot_be_stored_keeps_its_metric(config, caplog):
     report = log_all(config)
 
     assert (report.n_logged, report.n_refused, report.n_waiting) == (1, 1, 0)
-    assert len(history_of(config, "retrain/requested")) == 1
+    assert (1200, 1.0) in [row[::2] for row in history_of(config, "2_drift/retrain_requested")]
     (line,) = caplog.messages
     assert "retrain/0-1.json of fraud/1" in line
 
@@ -404,7 +415,7 @@ def test_a_deleted_run_goes_on_in_a_new_one(config, caplog):
         assert sink.step(1) == 2
 
     assert the_run(config).info.run_id != deleted
-    assert [step for step, _, _ in history_of(config, "error/mean")] == [2, 3]
+    assert [step for step, _, _ in history_of(config, "3_error/mean")] == [2, 3]
     assert caplog.messages == ["the run of fraud/1 was deleted; it goes on in a new run"]
 
 
@@ -426,7 +437,7 @@ def test_a_deleted_experiment_is_waited_for_and_the_fix_is_named(config):
         client.restore_experiment(experiment.experiment_id)
         assert sink.step(1) == 1
 
-    assert [step for step, _, _ in history_of(config, "error/mean")] == [1, 2]
+    assert [step for step, _, _ in history_of(config, "3_error/mean")] == [1, 2]
 
 
 def test_a_drain_gives_up_on_a_store_that_stays_down_and_loses_nothing(
@@ -491,7 +502,7 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path):
 
     publish(config, a_point(1, {"mean": 0.1}))
     assert log_all(config).n_logged == 1
-    assert history_of(config, "error/mean") == [(1, T0_MS + 1, 0.1)]
+    assert history_of(config, "3_error/mean") == [(1, T0_MS + 1, 0.1)]
 
 
 class Server:
@@ -609,17 +620,18 @@ def test_an_outage_delays_and_loses_nothing(server, tmp_path):
     points = [a_point(step, {"mean": step / 7}) for step in range(300)]
     publish(config, *points[:100], a_request())
     with sink_process("main_child", tmp_path, server.uri) as child:
-        until(lambda: len(rows_in(stored)) == 101)
+        until(lambda: len(rows_in(stored)) == 103)
         experiments = json.loads(server.get("/api/2.0/mlflow/experiments/search?max_results=9"))
         assert "model-monitoring" in [found["name"] for found in experiments["experiments"]]
 
         server.stop()
         publish(config, *points[100:200])
         line = child.stderr.readline()
-        assert line.startswith(f"nothing goes to MLflow at {server.uri} ([Errno 111]")
+        # Refused, or cut off in the middle of a call.
+        assert line.startswith(f"nothing goes to MLflow at {server.uri} (")
         publish(config, *points[200:])
         server.start()
-        until(lambda: len(rows_in(stored)) == 301)
+        until(lambda: len(rows_in(stored)) == 303)
 
         child.send_signal(signal.SIGINT)
         publish(config, a_point(300, {"mean": 0.0}))
@@ -629,10 +641,14 @@ def test_an_outage_delays_and_loses_nothing(server, tmp_path):
 
     assert last.startswith(f"records go to MLflow at {server.uri} again, after ")
     wanted = rows_of([*points, a_point(300, {"mean": 0.0})])
-    assert [row for row in rows_in(stored) if row[0] == "error/mean"] == wanted
+    assert [row for row in rows_in(stored) if row[0] == "3_error/mean"] == wanted
     run = the_run(config)
     (document,) = client_of(config).list_artifacts(run.info.run_id, "retrain")
     assert document.path == "retrain/0-1.json"
+
+
+def measured(histories):
+    return [history for history in histories if not history.key.startswith("2_drift/")]
 
 
 def test_histories_of_a_run_and_of_a_model(config):
@@ -647,15 +663,15 @@ def test_histories_of_a_run_and_of_a_model(config):
     first = the_run(config).info.run_id
     second = the_run(config, version="2").info.run_id
 
-    of_the_run = metric_histories(config, run_id=first)
+    of_the_run = measured(metric_histories(config, run_id=first))
 
     assert of_the_run == [
-        tracking.MetricHistory(first, "fraud", "1", "error/mean", 3, 100, 300, 0.3, 0.2, 0.5),
-        tracking.MetricHistory(first, "fraud", "1", "error/width", 1, 300, 300, 32.0, 32.0, 32.0),
+        tracking.MetricHistory(first, "fraud", "1", "3_error/mean", 3, 100, 300, 0.3, 0.2, 0.5),
+        tracking.MetricHistory(first, "fraud", "1", "3_error/width", 1, 300, 300, 32.0, 32.0, 32.0),
     ]
-    assert metric_histories(config, model="fraud") == [
+    assert measured(metric_histories(config, model="fraud")) == [
         *of_the_run,
-        tracking.MetricHistory(second, "fraud", "2", "error/mean", 1, 100, 100, 0.9, 0.9, 0.9),
+        tracking.MetricHistory(second, "fraud", "2", "3_error/mean", 1, 100, 100, 0.9, 0.9, 0.9),
     ]
     with pytest.raises(TrackingError, match="no run 'abc' in MLflow at sqlite:"):
         metric_histories(config, run_id="abc")
@@ -679,7 +695,7 @@ def test_a_model_may_have_any_name(config):
     publish(config, a_point(2, {"mean": 0.8}).model_copy(update={"model": name}))
     log_all(config)
 
-    (row,) = metric_histories(config, model=name)
+    (row,) = measured(metric_histories(config, model=name))
     assert (row.n_points, row.last_value) == (2, 0.8)
 
 
@@ -687,12 +703,143 @@ def test_the_default_store_is_in_the_brokers_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = a_config("some data")
     assert tracking.tracking_uri(config) == f"sqlite:///{tmp_path}/some data/mlflow.db"
-    assert (
-        tracking.mlflow_ui_command(config)
-        == f"mlflow ui --backend-store-uri 'sqlite:///{tmp_path}/some data/mlflow.db'"
-    )
+    command = "mlflow ui --backend-store-uri 'sqlite:///some data/mlflow.db'"
+    assert tracking.mlflow_ui_command(config) == command
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    elsewhere = a_config(tmp_path / "elsewhere")
+    command = f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/elsewhere/mlflow.db"
+    assert tracking.mlflow_ui_command(elsewhere) == command
     remote = a_config("some data", tracking_uri="http://host:5000")
     assert tracking.mlflow_ui_command(remote) == "python -m webbrowser http://host:5000"
+
+
+def test_the_address_of_the_charts_is_that_of_the_newest_run(config):
+    with pytest.raises(TrackingError, match="no run of model 'fraud'"):
+        tracking.charts_url(config, "fraud")
+    publish(config, a_point(100, {"mean": 0.5}))
+    publish(config, a_point(100, {"mean": 0.9}, version="2", timestamp_ms=T0_MS + 1000))
+    log_all(config)
+    run_id = the_run(config, version="2").info.run_id
+    path = f"/#/experiments/1/runs/{run_id}/model-metrics?workflowType=machine_learning"
+    assert tracking.charts_url(config, "fraud") == f"http://localhost:5000{path}"
+
+
+def test_the_experiment_is_no_experiment_with_language_models(config):
+    publish(config, a_point(1, {"mean": 0.1}))
+    log_all(config)
+    tags = client_of(config).get_experiment_by_name("model-monitoring").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "Model training" in tags["mlflow.note.content"]
+
+
+def test_an_alarm_is_in_the_chart_of_its_statistic_where_there_is_one(config):
+    evidence = {"statistic": 51.2, "threshold": 50.0}
+    alarms = [an_alarm(499, detector=name) for name in ("page_hinkley", "adwin", "unknown")]
+    publish(config, *(alarm.model_copy(update=evidence) for alarm in alarms))
+    log_all(config)
+    statistics = [row for row in rows_in(config) if row[0].startswith("3_")]
+    assert statistics == [("3_error/page_hinkley.statistic", 500, T0_MS, 51.2)]
+
+
+def test_counts_that_never_rose_and_the_step_itself_get_no_chart(config):
+    publish(
+        config,
+        a_point(0, {"n_pending": 0.0, "n_held": 0.0, "n_expired": 0.0}, signal="join"),
+        a_point(9, {"n_pending": 4.0, "n_held": 0.0, "n_expired": 2.0}, signal="join"),
+        a_point(9, {"accuracy": 0.0, "n_outcomes": 9.0}, signal="performance"),
+    )
+    log_all(config)
+    assert [(key, step, value) for key, step, _, value in rows_in(config)] == [
+        ("1_performance/accuracy", 9, 0.0),
+        ("4_join/n_expired", 9, 2.0),
+        ("4_join/n_pending", 0, 0.0),
+        ("4_join/n_pending", 9, 4.0),
+    ]
+
+
+# Running and finished
+
+
+def status_of(config, version="1"):
+    info = the_run(config, version).info
+    return info.status, info.end_time and info.end_time - T0_MS
+
+
+def a_join_point(step, version="1"):
+    return a_point(step, {"n_pending": 0.0}, signal="join", version=version)
+
+
+def test_a_run_ends_with_its_sink_and_goes_on_with_the_next(config):
+    publish(config, a_point(100, {"mean": 0.1}), a_point(50, {"late": 1.0}))
+    with EmbeddedBroker(config) as broker, MLflowSink(config, broker) as sink:
+        sink.step(1)
+        assert status_of(config) == ("RUNNING", None)
+    assert status_of(config) == ("FINISHED", 100)
+
+    publish(config, a_point(200, {"mean": 0.1}))
+    with EmbeddedBroker(config) as broker, MLflowSink(config, broker) as sink:
+        sink.step(1)
+        assert status_of(config)[0] == "RUNNING"
+    assert status_of(config) == ("FINISHED", 200)
+
+
+def test_a_superseded_run_ends_stays_ended_and_goes_on_after_a_rollback(config):
+    with EmbeddedBroker(config) as broker, MLflowSink(config, broker) as sink:
+
+        def log(*points):
+            publish(config, *points)
+            sink.step(1)
+            return status_of(config, "1"), status_of(config, "2")
+
+        publish(config, a_join_point(100))
+        sink.step(1)
+        assert log(a_join_point(150, "2")) == (("FINISHED", 100), ("RUNNING", None))
+        # Labels of the old version go on coming in.
+        assert log(a_point(160, {"mean": 0.1})) == (("FINISHED", 160), ("RUNNING", None))
+        rolled_back = log(a_join_point(200))
+        assert [status for status, _ in rolled_back] == ["RUNNING", "FINISHED"]
+
+
+def test_a_run_that_a_killed_sink_has_left_running_ends_when_its_version_is_superseded(config):
+    publish(config, a_join_point(100))
+    with EmbeddedBroker(config) as broker:
+        sink = MLflowSink(config, broker)
+        sink.step(1)
+        sink._runs.close = lambda: None  # as if killed
+        sink.close()
+        assert status_of(config) == ("RUNNING", None)
+
+        publish(config, a_join_point(150, "2"))
+        with MLflowSink(config, broker) as later:
+            later.step(1)
+            assert status_of(config) == ("FINISHED", 100)
+            assert status_of(config, "2") == ("RUNNING", None)
+
+
+def test_a_store_that_is_down_does_not_keep_a_sink_from_ending(config, monkeypatch):
+    publish(config, a_point(100, {"mean": 0.1}))
+    with EmbeddedBroker(config) as broker, monkeypatch.context() as patch:
+        with MLflowSink(config, broker) as sink:
+            sink.step(1)
+            patch.setattr(type(sink._runs._client), "set_terminated", raises(OSError("down")))
+        publish(config, a_point(200, {"mean": 0.1}))
+    assert log_all(config).n_logged == 1
+    assert status_of(config) == ("FINISHED", 200)
+
+
+def raises(error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+def test_a_deleted_run_does_not_keep_a_sink_from_ending(config):
+    publish(config, a_point(100, {"mean": 0.1}))
+    with EmbeddedBroker(config) as broker, MLflowSink(config, broker) as sink:
+        sink.step(1)
+        client_of(config).delete_run(the_run(config).info.run_id)
 
 
 @given(st.lists(st.text(min_size=1, max_size=300), unique=True, min_size=1, max_size=5))

@@ -4,12 +4,12 @@ import random
 
 import msgspec
 import pytest
-from builders import CALM, T0, Feed, asked, requests_of, run, serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.config import load_config
 from stream.serving import Serving, ServingState
+from tests.builders import CALM, T0, Feed, asked, requests_of, run, serve
 
 CONFIG = load_config({"defaults": CALM})
 # A second detector that finds the same change much later.

@@ -18,16 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from harness import (
-    START_MS,
-    STATE_KEY,
-    crowded_config,
-    differences,
-    n_commits,
-    send,
-    traffic,
-    work_to_the_end,
-)
 
 from consumers import worker as module
 from consumers.broker import BrokerError, PartitionsTakenError
@@ -37,6 +27,16 @@ from consumers.settings import STATE_KEY_VARIABLE
 from consumers.worker import CommitFailedError, Worker
 from detectors import make_detector
 from stream.config import load_config
+from tests.harness import (
+    START_MS,
+    STATE_KEY,
+    crowded_config,
+    differences,
+    n_commits,
+    send,
+    traffic,
+    work_to_the_end,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -176,7 +176,7 @@ def test_a_fenced_worker_drops_its_state_and_takes_over_anew(
                 " (epoch 2, this worker had 1); nothing was written"
                 for p in (0, 1)
             ]
-            assert fenced.totals() == (0,) * 10
+            assert not any(fenced.totals())
             fenced.start()  # Hears of what it has lost.
             with pytest.raises(PartitionsTakenError, match="is owned by another worker"):
                 fenced.start()

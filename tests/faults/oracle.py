@@ -106,6 +106,8 @@ class Oracle:
         journal = list(broker.journal(partition))
         entries = _sound(journal)
         verdict.add(self._journal_problems(journal, entries, reader, partition))
+        verdict.lost["commits"] += sum(entry not in journal for entry in entries)
+        verdict.repeated["commits"] += sum(entry not in entries for entry in journal)
         engine = Engine(self._config, partition, state_key=STATE_KEY.encode())
         expected: dict[str, list[Output]] = {topic: [] for topic in self._outputs.values()}
         digests = []
