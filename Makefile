@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 BROKERS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench faults faults-controls docs kafka kafka-stop clean
+.PHONY: help demo test lint check bench faults faults-short faults-controls docs kafka kafka-stop clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +36,9 @@ bench: $(INSTALLED) ## Compare the whole path and each stage with the loop most 
 
 faults: $(INSTALLED) ## Hurt a Kafka of three brokers and its workers: make faults N=300 SEED=1.
 	@$(BIN)/python -m tests.faults.run --faults $(or $(N),20) --seed $(or $(SEED),0)
+
+faults-short: $(INSTALLED) ## About 20 faults and the negative controls, as tests.
+	@$(BIN)/python -m pytest -m faults tests/faults
 
 faults-controls: $(INSTALLED) ## Show that the faults are noticed where a safeguard is off.
 	@$(BIN)/python -m tests.faults.run --controls --seed $(or $(SEED),0)

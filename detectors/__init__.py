@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from detectors.base import Alarm, Detector, DetectorError
+from detectors.kinds import KINDS
 
 if TYPE_CHECKING:
     from detectors.adwin import ADWIN
@@ -34,10 +35,10 @@ __all__ = [
     "make_detector",
 ]
 
-# Imported where they are used, because they import River.
+# Imported when they are asked for, because they import numba or River.
 _HOMES = {
-    "ADWIN": "detectors.adwin",
-    "PageHinkley": "detectors.page_hinkley",
+    **KINDS,
+    "Bank": "detectors.bank",
     "RiverDetector": "detectors.river",
     "detector_from_state": "detectors.factory",
     "make_detector": "detectors.factory",

@@ -34,6 +34,33 @@ def number(x: float) -> float:
     return x
 
 
+def bit(x: float) -> float:
+    """`x` as 0.0 or 1.0.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    x = finite(x)
+    if x not in (0.0, 1.0):
+        raise ValueError(f"a binary detector takes 0 or 1, got {x:g}")
+    return x
+
+
+def row(kind: str, stored: Any, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The numbers of a stored row, as many as a baseline's.
+
+    Raises:
+        ValueError: they are not.
+    """
+    try:
+        numbers = np.array(stored, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != baseline.shape or np.isnan(numbers).any():
+        raise ValueError(f"the row in this state of {kind} is damaged; start it anew")
+    return numbers
+
+
 def numbers(xs: NDArray[np.float64]) -> list[float]:
     """A one-dimensional array as floats that a detector can use.
 

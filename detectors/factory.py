@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from detectors.adwin import ADWIN
 from detectors.checks import made
-from detectors.page_hinkley import PageHinkley
-from detectors.river import RiverDetector
+from detectors.kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from detectors.base import Detector
 
-_KINDS: dict[str, type[Detector]] = {"ADWIN": ADWIN, "PageHinkley": PageHinkley}
-
 
 def make_detector(kind: str, params: Mapping[str, Any] | None = None) -> Detector:
     """A new detector.
 
     Args:
-        kind: `ADWIN`, `PageHinkley`, or the import path of any River detector.
-        params: its parameters; what is not given has River's default.
+        kind: one of `detectors.kinds.KINDS`, or the import path of any River detector.
+        params: its parameters; what is not given has its default.
 
     Raises:
         ValueError: there is no such detector or parameter, or a value is out of range; the
@@ -30,14 +27,16 @@ def make_detector(kind: str, params: Mapping[str, Any] | None = None) -> Detecto
 
     >>> make_detector("ADWIN", {"delta": 0.01}).readings()
     {'width': 0.0, 'mean': 0.0}
-    >>> make_detector("ADVIN")
+    >>> make_detector("ADVIN")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: no detector 'ADVIN'; use ADWIN, PageHinkley or the import path of a River detector
+    ValueError: no detector 'ADVIN'; use ADWIN, ... or the import path of a River detector
     """
     if "." in kind:
-        return RiverDetector(kind, params)
-    return made(_kind(kind), kind, params or {})
+        found: Detector = _river_detector()(kind, params)
+        return found
+    own: Detector = made(_kind(kind), kind, params or {})
+    return own
 
 
 def detector_from_state(state: Mapping[str, Any]) -> Detector:
@@ -47,13 +46,19 @@ def detector_from_state(state: Mapping[str, Any]) -> Detector:
         ValueError: the state is of no known detector, or that detector cannot read it.
     """
     kind = str(state.get("detector"))
-    return (RiverDetector if "." in kind else _kind(kind)).from_state(state)
+    found: Detector = (_river_detector() if "." in kind else _kind(kind)).from_state(state)
+    return found
 
 
-def _kind(kind: str) -> type[Detector]:
-    try:
-        return _KINDS[kind]
-    except KeyError:
+def _kind(kind: str) -> Any:
+    if kind not in KINDS:
         raise ValueError(
-            f"no detector {kind!r}; use {', '.join(_KINDS)} or the import path of a River detector"
-        ) from None
+            f"no detector {kind!r}; use {', '.join(KINDS)} or the import path of a River detector"
+        )
+    return getattr(import_module(KINDS[kind]), kind)
+
+
+def _river_detector() -> Any:
+    from detectors.river import RiverDetector
+
+    return RiverDetector

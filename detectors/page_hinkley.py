@@ -3,41 +3,77 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from detectors import checks
-from detectors.base import Alarm, Direction
-from detectors.sequential import Sequential
+from detectors.compiled import (
+    DIRECTION,
+    DRIFT,
+    MEAN_AFTER,
+    MEAN_BEFORE,
+    N_AFTER,
+    NOTHING,
+    STATISTIC,
+    THRESHOLD,
+    compiled,
+    loops,
+)
+from detectors.row import RowDetector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_KIND = "PageHinkley"
-_FORMAT = 1
+    import numpy as np
+    from numpy.typing import NDArray
 
 Mode = Literal["up", "down", "both"]
 
-
-class _Sums(NamedTuple):
-    """What the test remembers since its baseline.
-
-    `up` is the sum that rises when the mean rises, `up_min` its minimum, and `up_n`, `up_mean`
-    the count and mean of the values up to that minimum; `down` likewise, with its maximum.
-    """
-
-    n: int = 0
-    mean: float = 0.0
-    up: float = 0.0
-    up_min: float = 0.0
-    up_n: int = 0
-    up_mean: float = 0.0
-    down: float = 0.0
-    down_max: float = 0.0
-    down_n: int = 0
-    down_mean: float = 0.0
+# The row: count and mean since the baseline; the sum that rises when the mean rises, its minimum,
+# and the count and mean up to that minimum; the same of the sum that falls, with its maximum.
+_N, _MEAN, _UP, _UP_MIN, _UP_N, _UP_MEAN, _DOWN, _DOWN_MAX, _DOWN_N, _DOWN_MEAN = range(1, 11)
+_WIDTH = 11
+# The parameters.
+_MIN_INSTANCES, _DELTA, _ALPHA, _THRESHOLD_UP, _THRESHOLD_DOWN = range(5)
 
 
-class PageHinkley(Sequential):
+@compiled
+def _step(
+    row: NDArray[np.float64],
+    x: float,
+    params: NDArray[np.float64],
+    found: NDArray[np.float64],
+) -> int:
+    # River's operations in River's order: another order rounds differently.
+    n = row[_N] + 1
+    mean = row[_MEAN] + (1.0 / n) * (x - row[_MEAN])
+    deviation = x - mean
+    up = params[_ALPHA] * row[_UP] + deviation - params[_DELTA]
+    down = params[_ALPHA] * row[_DOWN] + deviation + params[_DELTA]
+    row[_N], row[_MEAN], row[_UP], row[_DOWN] = n, mean, up, down
+    if up <= row[_UP_MIN]:
+        row[_UP_MIN], row[_UP_N], row[_UP_MEAN] = up, n, mean
+    if down >= row[_DOWN_MAX]:
+        row[_DOWN_MAX], row[_DOWN_N], row[_DOWN_MEAN] = down, n, mean
+    rise, fall = up - row[_UP_MIN], row[_DOWN_MAX] - down
+    if n < params[_MIN_INSTANCES] or not (
+        rise > params[_THRESHOLD_UP] or fall > params[_THRESHOLD_DOWN]
+    ):
+        return NOTHING
+    # Of the tests that the mode asks for, the one with the larger statistic.
+    goes_up = params[_THRESHOLD_DOWN] == math.inf or (
+        params[_THRESHOLD_UP] < math.inf and rise >= fall
+    )
+    n_before = row[_UP_N] if goes_up else row[_DOWN_N]
+    mean_before = row[_UP_MEAN] if goes_up else row[_DOWN_MEAN]
+    found[DIRECTION] = 1 if goes_up else -1
+    found[STATISTIC] = rise if goes_up else fall
+    found[THRESHOLD] = params[_THRESHOLD_UP] if goes_up else params[_THRESHOLD_DOWN]
+    found[MEAN_BEFORE] = mean_before
+    found[MEAN_AFTER] = mean_before + n / (n - n_before) * (mean - mean_before)
+    found[N_AFTER] = n - n_before
+    row[1:] = 0
+    return DRIFT
+
+
+class PageHinkley(RowDetector):
     """Has the mean of the stream risen or fallen by more than a tolerated magnitude?
 
     Each value's deviation from the running mean, less the tolerance, is added to a sum; an alarm
@@ -73,6 +109,9 @@ class PageHinkley(Sequential):
     Page-Hinkley Test with Empirical Mode Decomposition for Change Detection, ISMIS 2017.
     """
 
+    kind = "PageHinkley"
+    loops = loops(_step)
+
     def __init__(
         self,
         min_instances: int = 30,
@@ -81,104 +120,32 @@ class PageHinkley(Sequential):
         alpha: float = 1 - 0.0001,
         mode: Mode = "both",
     ) -> None:
-        super().__init__()
         if mode not in get_args(Mode):
             raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, got {mode!r}")
         high = checks.MAGNITUDE_MAX
-        self._params: dict[str, Any] = {
-            "min_instances": checks.whole("min_instances", min_instances, low=1, high=2**63),
+        params: dict[str, Any] = {
+            "min_instances": checks.whole("min_instances", min_instances, low=1, high=2**53),
             "delta": checks.real("delta", delta, low=0, high=high),
             "threshold": checks.real("threshold", threshold, low=0, high=high),
             "alpha": checks.real("alpha", alpha, low=0, high=1, open_at="low"),
             "mode": mode,
         }
-        self._threshold_up = math.inf if mode == "down" else self._params["threshold"]
-        self._threshold_down = math.inf if mode == "up" else self._params["threshold"]
-        self._sums = _Sums()
-
-    def _take(self, values: list[float]) -> list[Alarm]:
-        params = self._params
-        min_instances, delta, alpha = params["min_instances"], params["delta"], params["alpha"]
-        threshold_up, threshold_down = self._threshold_up, self._threshold_down
-        n, mean, up, up_min, up_n, up_mean, down, down_max, down_n, down_mean = self._sums
-        alarms = []
-        for index, x in enumerate(values, self._n_seen):
-            # River's operations in River's order: another order rounds differently.
-            n += 1
-            mean += (1.0 / n) * (x - mean)
-            deviation = x - mean
-            up = alpha * up + deviation - delta
-            down = alpha * down + deviation + delta
-            if up <= up_min:
-                up_min, up_n, up_mean = up, n, mean
-            if down >= down_max:
-                down_max, down_n, down_mean = down, n, mean
-            if n >= min_instances and (
-                up - up_min > threshold_up or down_max - down > threshold_down
-            ):
-                sums = _Sums(n, mean, up, up_min, up_n, up_mean, down, down_max, down_n, down_mean)
-                alarms.append(self._alarm(index, sums))
-                n, mean, up, up_min, up_n, up_mean, down, down_max, down_n, down_mean = _Sums()
-        self._sums = _Sums(n, mean, up, up_min, up_n, up_mean, down, down_max, down_n, down_mean)
-        self._n_seen += len(values)
-        return alarms
-
-    def _alarm(self, index: int, sums: _Sums) -> Alarm:
-        direction, statistic = self._larger(sums)
-        n_before, mean_before = (
-            (sums.up_n, sums.up_mean) if direction == "up" else (sums.down_n, sums.down_mean)
-        )
-        n_after = sums.n - n_before
-        return Alarm(
-            index=index,
-            kind="drift",
-            direction=direction,
-            statistic=statistic,
-            threshold=self._params["threshold"],
-            mean_before=mean_before,
-            mean_after=mean_before + sums.n / n_after * (sums.mean - mean_before),
-            onset=index + 1 - n_after,
-        )
-
-    def _larger(self, sums: _Sums) -> tuple[Direction, float]:
-        """Of the tests that the mode asks for, the one with the larger statistic."""
-        rise, fall = sums.up - sums.up_min, sums.down_max - sums.down
-        mode = self._params["mode"]
-        if mode == "up" or (mode == "both" and rise >= fall):
-            return "up", rise
-        return "down", fall
+        numbers = [
+            params["min_instances"],
+            params["delta"],
+            params["alpha"],
+            math.inf if mode == "down" else params["threshold"],
+            math.inf if mode == "up" else params["threshold"],
+        ]
+        super().__init__(params, numbers, [0.0] * (_WIDTH - 1))
 
     def readings(self) -> dict[str, float]:
         """The `statistic`, its `threshold`, and the `mean` since the baseline, 0 right after it."""
+        row = self._row.tolist()
+        rise, fall = row[_UP] - row[_UP_MIN], row[_DOWN_MAX] - row[_DOWN]
+        statistic = {"up": rise, "down": fall, "both": max(rise, fall)}[self._params["mode"]]
         return {
-            "statistic": self._larger(self._sums)[1],
+            "statistic": statistic,
             "threshold": self._params["threshold"],
-            "mean": self._sums.mean,
+            "mean": row[_MEAN],
         }
-
-    def rebaseline(self) -> None:
-        """Forget all sums; `n_seen` goes on."""
-        self._sums = _Sums()
-
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on; independent of River's version."""
-        return {
-            "detector": _KIND,
-            "format": _FORMAT,
-            "params": dict(self._params),
-            "n_seen": self._n_seen,
-            "sums": self._sums._asdict(),
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The detector that `state()` described.
-
-        Raises:
-            ValueError: the state is of another detector or format.
-        """
-        checks.check_state(state, _KIND, _FORMAT, "sums")
-        self = checks.made(cls, _KIND, state["params"])
-        self._n_seen = checks.whole("n_seen", state["n_seen"], low=0, high=2**63)
-        self._sums = checks.made(_Sums, f"the sums in this state of {_KIND}", state["sums"])
-        return self

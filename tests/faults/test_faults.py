@@ -18,7 +18,7 @@ N_FAULTS = int(os.environ.get("STREAMGAUGE_FAULTS", "20"))
 SEED = int(os.environ.get("STREAMGAUGE_SEED", "0")) or random.SystemRandom().getrandbits(31)
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.faults,
     # The client leaves sockets of connections that have failed to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -1,0 +1,163 @@
+"""Detectors whose memory is a row of numbers and whose algorithm is compiled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from detectors import checks
+from detectors.base import Alarm, Direction, Kind
+from detectors.compiled import (
+    DIRECTION,
+    MEAN_AFTER,
+    MEAN_BEFORE,
+    N_AFTER,
+    N_FOUND,
+    STATISTIC,
+    THRESHOLD,
+    WARNING,
+    first_beyond,
+    first_no_bit,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from detectors.compiled import Loops
+
+_DIRECTIONS: tuple[Direction, ...] = ("none", "up", "down")  # by 0, 1 and -1
+# Values for which room for alarms is made at once.
+_CHUNK = 1 << 16
+
+
+class RowDetector(ABC):
+    """The common part of the compiled detectors; `detectors.base.Detector` says what it promises.
+
+    A subclass says what it is called in a state and a configuration (`kind`), the version of its
+    row's layout (`row_format`), whether it takes only 0 and 1 (`is_binary`), and the loops over its
+    compiled step; and it gives the row of a new baseline, without the count in front.
+
+    Args:
+        params: the checked parameters, by name.
+        numbers: the parameters as the step takes them.
+        baseline: the row of a new baseline, without the count.
+    """
+
+    kind: ClassVar[str]
+    row_format: ClassVar[int] = 1
+    is_binary: ClassVar[bool] = False
+    loops: ClassVar[Loops]
+
+    def __init__(
+        self, params: Mapping[str, Any], numbers: Sequence[float], baseline: Sequence[float]
+    ) -> None:
+        self._params = dict(params)
+        self._numbers = np.array(numbers, dtype=np.float64)
+        self._baseline = np.array(baseline, dtype=np.float64)
+        self._row = np.concatenate([[0.0], self._baseline])
+        self._found = np.zeros(N_FOUND)
+
+    @property
+    def n_seen(self) -> int:
+        """How many values have been seen since the detector was made."""
+        return int(self._row[0])
+
+    def update(self, x: float) -> Alarm | None:
+        """Take one value; return the alarm it raised, if any.
+
+        Raises:
+            ValueError: `x` is not a number the detector can use; the state is as it was.
+        """
+        x = checks.bit(x) if self.is_binary else checks.number(x)
+        kind = self.loops.one(self._row, x, self._numbers, self._found)
+        return _alarm(kind, self.n_seen - 1, self._found.tolist()) if kind else None
+
+    def update_many(self, xs: NDArray[np.float64]) -> list[Alarm]:
+        """Take the values of a one-dimensional array, in order; return their alarms.
+
+        Raises:
+            ValueError: the detector cannot use some value; none has been taken.
+        """
+        values = usable(xs, is_binary=self.is_binary)
+        alarms: list[Alarm] = []
+        for start in range(0, len(values), _CHUNK):
+            self._take(values[start : start + _CHUNK], alarms)
+        return alarms
+
+    def _take(self, values: NDArray[np.float64], alarms: list[Alarm]) -> None:
+        n_before = self.n_seen
+        at = np.empty(len(values), dtype=np.int64)
+        kinds = np.empty(len(values), dtype=np.int8)
+        found = np.empty((len(values) + 1, N_FOUND))
+        n = self.loops.many(self._row, values, self._numbers, at, kinds, found)
+        for position, kind, row in zip(at[:n], kinds[:n], found[:n], strict=True):
+            alarms.append(_alarm(int(kind), n_before + int(position), row.tolist()))
+
+    def rebaseline(self) -> None:
+        """Forget the past and take a new baseline from the next value on; `n_seen` goes on."""
+        self._row[1:] = self._baseline
+
+    @abstractmethod
+    def readings(self) -> dict[str, float]:
+        """The numbers worth a chart now; finite."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on, as numbers; independent of River's and numba's versions."""
+        return {
+            "detector": self.kind,
+            "format": self.row_format,
+            "params": dict(self._params),
+            "n_seen": self.n_seen,
+            "row": self._row[1:].tolist(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The detector that `state()` described.
+
+        Raises:
+            ValueError: the state is of another detector or format, or damaged.
+        """
+        checks.check_state(state, cls.kind, cls.row_format, "row")
+        self: Self = checks.made(cls, cls.kind, state["params"])
+        n_seen = checks.whole("n_seen", state["n_seen"], low=0, high=2**53)
+        row = checks.row(cls.kind, state["row"], self._baseline)
+        self._row = np.concatenate([[float(n_seen)], row])
+        return self
+
+
+def usable(xs: NDArray[np.float64], *, is_binary: bool) -> NDArray[np.float64]:
+    """A one-dimensional array, contiguous, of values that a detector can use.
+
+    Raises:
+        ValueError: it has another number of dimensions, or one of its values is refused.
+    """
+    if np.ndim(xs) != 1:
+        raise ValueError(f"a detector takes a one-dimensional array, got shape {np.shape(xs)}")
+    array = np.ascontiguousarray(xs, dtype=np.float64)
+    high = checks.MAGNITUDE_MAX
+    position = first_no_bit(array) if is_binary else first_beyond(array, -high, high)
+    if position >= 0:
+        try:
+            (checks.bit if is_binary else checks.number)(array[position])
+        except ValueError as error:
+            raise ValueError(f"{error} at position {position} of the array") from None
+    return array
+
+
+def _alarm(kind: int, index: int, found: list[float]) -> Alarm:
+    what: Kind = "warning" if kind == WARNING else "drift"
+    return Alarm(
+        index=index,
+        kind=what,
+        direction=_DIRECTIONS[int(found[DIRECTION])],
+        statistic=found[STATISTIC],
+        threshold=found[THRESHOLD],
+        mean_before=found[MEAN_BEFORE],
+        mean_after=found[MEAN_AFTER],
+        onset=index + 1 - int(found[N_AFTER]),
+    )
