@@ -158,7 +158,8 @@ class Worker:
     def _apply(self, change: Rebalance) -> None:
         """Drop what was lost, take over what was won."""
         for partition in change.lost:
-            self._tasks.pop(partition, None)
+            if self._tasks.pop(partition, None) is not None:
+                log.info("partition %d: handed over", partition)
         for partition, taken_over in change.taken_over.items():
             self._tasks[partition] = Task(self._config, partition, taken_over, self._state_key)
             log.info("partition %d: at commit %d", partition, taken_over.position.sequence)

@@ -1,7 +1,7 @@
 """What an event costs on Kafka: the client's own poll, the whole worker, and the usual loop.
 
 Run `python -m tests.bench.bench_kafka`; `--help` lists the options. Needs Java and Maven, or a
-broker at `--kafka HOST:PORT`.
+broker at `--kafka HOST:PORT`; without them it says so and does nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tests.bench.measuring import describe, median_us
 from tests.bench.naive import naive_loop
 from tests.bench.workload import Sent, Workload, generate
 from tests.kafka.cluster import Cluster
+from tests.kafka.jars import KafkaUnavailableError
 
 BIAS = """
 What this does not show. It was written by the authors of one side. Broker, client and worker share
@@ -174,8 +175,16 @@ def bootstrap_of(options):
     if options.kafka:
         yield options.kafka
         return
-    with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder), 1) as cluster:
-        yield cluster.bootstrap
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            cluster = Cluster(Path(folder), 1)
+            cluster.start()
+        except KafkaUnavailableError as error:
+            sys.exit(f"Kafka is not measured: {error}")
+        try:
+            yield cluster.bootstrap
+        finally:
+            cluster.stop()
 
 
 def main(arguments):
