@@ -77,6 +77,10 @@ class Membership:
                     **consumer_options(config, "member"),
                     "group_id": group,
                     "session_timeout_ms": session_ms,
+                    # How long a rebalance waits for a member, and almost how long a member waits
+                    # for the answer. By default one lost answer holds the whole group up for five
+                    # minutes; this thread polls all the time, so no member needs longer than this.
+                    "max_poll_interval_ms": 2 * session_ms,
                     "heartbeat_interval_ms": min(_HEARTBEAT_MS_MAX, session_ms // 4),
                     "partition_assignment_strategy": [CooperativeStickyAssignor],
                     # Never used: what is assigned is paused. But a position there must be.
