@@ -51,27 +51,27 @@ def run(
     started_s = time.monotonic()
     # Pending predictions are many and live long; looking through them for cycles is wasted.
     gc.set_threshold(50_000, 20, 100)
-    with (
-        open_broker(config) as broker,
-        broker.tasks() as tasks,
-        _stop_signals() as signals,
-    ):
-        worker = Worker(config, tasks, state_key=state_key(config), on_commit=announcer(config))
-        worker.start()
-        sink = SinkProcess(config) if with_sink else None
-        pulse = _Pulse(alive)
-
-        def each_turn() -> None:
-            pulse.beat()
-            if sink is not None:
-                sink.look_after()
-
+    sink: SinkProcess | None = None
+    with open_broker(config) as broker, _stop_signals() as signals:
         try:
-            worker.run(
-                until_idle=until_idle, should_stop=lambda: bool(signals), each_turn=each_turn
-            )
-            seconds = time.monotonic() - started_s
+            with broker.tasks() as tasks:
+                key = state_key(config)
+                worker = Worker(config, tasks, state_key=key, on_commit=announcer(config))
+                worker.start()
+                sink = SinkProcess(config) if with_sink else None
+                pulse = _Pulse(alive)
+
+                def each_turn() -> None:
+                    pulse.beat()
+                    if sink is not None:
+                        sink.look_after()
+
+                worker.run(
+                    until_idle=until_idle, should_stop=lambda: bool(signals), each_turn=each_turn
+                )
+                seconds = time.monotonic() - started_s
         finally:
+            # Only now, when others may have the partitions: MLflow can take its time.
             if sink is not None:
                 log.info("writing the last metrics to MLflow ...")
                 n_used = min(len(signals), 1)
