@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import shutil
 import signal
 import socket
@@ -14,7 +12,6 @@ import sys
 import textwrap
 import threading
 import time
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +32,7 @@ from stream.contracts import (
     RetrainRequest,
     RetrainWindow,
 )
+from tests.mlflow_server import MLflowServer
 
 # MLflow 3.17 on SQLAlchemy 2.1.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -505,64 +503,12 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path):
     assert history_of(config, "3_error/mean") == [(1, T0_MS + 1, 0.1)]
 
 
-class Server:
-    """MLflow's server on a store, started with the command that `mlflow_ui_command` gives."""
-
-    def __init__(self, config, folder):
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            self.port = unused.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        program, *arguments = shlex.split(tracking.mlflow_ui_command(config))
-        self.command = [
-            str(Path(sys.executable).with_name(program)),
-            *arguments,
-            *("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
-        ]
-        self.folder = folder
-        self.process = None
-
-    def start(self):
-        environment = {
-            **os.environ,
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
-        with (self.folder / "server.log").open("ab") as output:
-            self.process = subprocess.Popen(
-                self.command,
-                cwd=self.folder,
-                env=environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                return self.get("/health")
-            except OSError:
-                assert self.process.poll() is None, (self.folder / "server.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-
-    def stop(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def get(self, path):
-        with urllib.request.urlopen(self.uri + path, timeout=5) as answer:
-            return answer.read()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, empty_store):
     folder = tmp_path_factory.mktemp("server")
     config = a_config(folder)
     shutil.copy(empty_store, tracking_store.default_store(config))
-    server = Server(config, folder)
+    server = MLflowServer(config, folder)
     server.start()
     yield server
     server.stop()

@@ -56,47 +56,48 @@ class Hit(NamedTuple):
 # Workers
 
 
-def _an_owner(stage: Stage, rng: random.Random) -> str:
+def _an_owner(stage: Stage, rng: random.Random) -> str | None:
     """A worker that has something to lose, if there is one."""
     owners = {event.worker for event in stage.events.owners().values()}
-    return rng.choice(sorted(owners & set(stage.workers.alive())) or list(stage.names))
+    found = sorted(owners & set(stage.workers.alive()))
+    return rng.choice(found) if found else None
 
 
-def _signal(stage: Stage, name: str, number: signal.Signals) -> Hit:
-    owned = frozenset(stage.events.owned_by(name))
+def _signal_owner(stage: Stage, rng: random.Random, number: signal.Signals) -> Iterator[Hit]:
+    """Send a signal to a worker that has something to lose; nothing where there is none."""
+    name = _an_owner(stage, rng)
+    owned = frozenset(stage.events.owned_by(name)) if name is not None else frozenset()
     now = time.time()
-    pid = stage.workers.send(name, number)
-    return Hit(now, owned, pid)
+    if name is not None and owned and (pid := stage.workers.send(name, number)):
+        yield Hit(now, owned, pid)
 
 
 def kill_worker(stage: Stage, rng: random.Random) -> Iterator[Hit]:
     time.sleep(rng.uniform(0, 0.5))
-    yield _signal(stage, _an_owner(stage, rng), signal.SIGKILL)
+    yield from _signal_owner(stage, rng, signal.SIGKILL)
 
 
 def terminate_worker(stage: Stage, rng: random.Random) -> Iterator[Hit]:
-    hit = _signal(stage, _an_owner(stage, rng), signal.SIGTERM)
     # It may commit what it has in hand.
-    yield hit
+    yield from _signal_owner(stage, rng, signal.SIGTERM)
 
 
 def suspend_worker(stage: Stage, rng: random.Random) -> Iterator[Hit]:
     """Past the session time-out: others take over, and then it goes on as if it still owned."""
-    name = _an_owner(stage, rng)
-    hit = _signal(stage, name, signal.SIGSTOP)
-    try:
-        yield hit
-        time.sleep(rng.uniform(0, 2))
-    finally:
-        stage.workers.resume(hit.not_by)
-    time.sleep(1)
+    for hit in _signal_owner(stage, rng, signal.SIGSTOP):
+        try:
+            yield hit
+            time.sleep(rng.uniform(0, 2))
+        finally:
+            stage.workers.resume(hit.not_by)
+        time.sleep(1)
 
 
 def suspend_worker_briefly(stage: Stage, rng: random.Random) -> Iterator[Hit]:
-    hit = _signal(stage, _an_owner(stage, rng), signal.SIGSTOP)
-    time.sleep(rng.uniform(0.5, SESSION_S))
-    stage.workers.resume(hit.not_by)
-    yield hit._replace(not_by=0)
+    for hit in _signal_owner(stage, rng, signal.SIGSTOP):
+        time.sleep(rng.uniform(0.5, SESSION_S))
+        stage.workers.resume(hit.not_by)
+        yield hit._replace(not_by=0)
 
 
 def at_point(point: str, number: signal.Signals) -> Kind:
@@ -105,7 +106,7 @@ def at_point(point: str, number: signal.Signals) -> Kind:
         arm(stage.folder, point, number)
         if point in TAKE_OVER_POINTS:
             # Somebody must have something to take over.
-            stage.workers.send(_an_owner(stage, rng), signal.SIGKILL)
+            stage.workers.send(_an_owner(stage, rng) or rng.choice(stage.names), signal.SIGKILL)
         try:
             reached = wait_for(point, lambda: stage.events.fault_after(since), REACH_TIMEOUT_S)
         except HarnessError:
@@ -124,18 +125,16 @@ def at_point(point: str, number: signal.Signals) -> Kind:
 
 def storm(stage: Stage, rng: random.Random) -> Iterator[Hit]:
     """Members come and go faster than the group settles."""
-    now = time.time()
     extras = [f"extra-{i}" for i in range(rng.randint(1, 3))]
     stage.workers.start(*extras)
     names = [*extras, *rng.sample(stage.names, 2)]
     for name in names:
         time.sleep(rng.uniform(0.5, 2.5))
-        if name in stage.workers.alive():
-            stage.workers.send(name, rng.choice((signal.SIGTERM, signal.SIGKILL)))
+        stage.workers.send(name, rng.choice((signal.SIGTERM, signal.SIGKILL)))
     stage.workers.forget(*extras)
-    for name in set(extras) & set(stage.workers.alive()):
+    for name in extras:
         stage.workers.send(name, signal.SIGTERM)
-    yield Hit(now, ALL)
+    yield Hit(time.time(), ALL)
 
 
 # Brokers
@@ -181,7 +180,7 @@ def suspend_broker(stage: Stage, rng: random.Random) -> Iterator[Hit]:
     node = rng.choice((_leader, _transaction_coordinator, _any_broker))(stage, rng)
     now = time.time()
     stage.cluster.pause(node)
-    goes_on = threading.Timer(rng.uniform(2, 20), stage.cluster.resume, (node,))
+    goes_on = threading.Timer(rng.choice((rng.uniform(2, 20), 20)), stage.cluster.resume, (node,))
     goes_on.start()
     try:
         yield Hit(now, ALL)
@@ -272,8 +271,7 @@ def _strike_message(
     if api in AT_TAKE_OVER:
         owner = stage.events.owners().get(partition)
         name = owner.worker if owner is not None else rng.choice(stage.names)
-        if name in stage.workers.alive():
-            stage.workers.send(name, rng.choice((signal.SIGKILL, signal.SIGTERM)))
+        stage.workers.send(name, rng.choice((signal.SIGKILL, signal.SIGTERM)))
     if not chosen.happened.wait(REACH_TIMEOUT_S):
         stage.proxy.clear()
         return
@@ -388,10 +386,34 @@ def forced_compaction(stage: Stage, rng: random.Random) -> Iterator[Hit]:
         admin.alter_configs([ConfigResource("TOPIC", name, COMPACTION)])
         time.sleep(rng.uniform(3, 6))
         try:
-            yield _signal(stage, _an_owner(stage, rng), signal.SIGKILL)
+            yield from _signal_owner(stage, rng, signal.SIGKILL)
         finally:
             settings = {key: known[key]["value"] for key in COMPACTION}
             admin.alter_configs([ConfigResource("TOPIC", name, settings)])
+
+
+# MLflow
+
+
+def mlflow_down(stage: Stage, rng: random.Random) -> Iterator[Hit]:
+    """The server is gone for a while, which must not keep a worker from anything."""
+    if stage.charts is None:
+        return
+    stage.charts.stop_server()
+    now = time.time()
+    try:
+        yield Hit(now, ALL)
+        time.sleep(rng.uniform(0, 10))
+    finally:
+        stage.charts.start_server()
+
+
+def sink_killed(stage: Stage, rng: random.Random) -> Iterator[Hit]:
+    if stage.charts is None:
+        return
+    time.sleep(rng.uniform(0, 2))
+    stage.charts.restart_sink()
+    yield Hit(time.time(), ALL)
 
 
 # All of them, each with how often it comes, relative to the others.
@@ -415,6 +437,8 @@ def all_kinds() -> dict[str, tuple[int, Kind]]:
         "network silent": (4, black_hole),
         "poison": (3, poison),
         "compaction forced": (3, forced_compaction),
+        "MLflow down": (3, mlflow_down),
+        "sink killed": (2, sink_killed),
     }
     for point in (*TAKE_OVER_POINTS, *COMMIT_POINTS):
         kinds[f"killed {_words(point)}"] = (3, at_point(point, signal.SIGKILL))

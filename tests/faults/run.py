@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tests.faults.oracle import Verdict
 
 RECOVERY_TIMEOUT_S = 120.0
+CHARTS_FROM = 50
 SECOND_FAULT = 0.12  # how often another fault strikes before the first one is recovered from
 
 
@@ -110,7 +111,14 @@ def strike(
 
 
 def run(
-    cluster: Cluster, proxy: FaultProxy, folder: Path, n_faults: int, seed: int, only: str = ""
+    cluster: Cluster,
+    proxy: FaultProxy,
+    folder: Path,
+    n_faults: int,
+    seed: int,
+    only: str = "",
+    *,
+    with_charts: bool = False,
 ) -> Outcome:
     """A run with so many faults; what it came to."""
     say(f"seed {seed}, {n_faults} faults, in {folder}")
@@ -120,7 +128,7 @@ def run(
     struck: list[Struck] = []
     problems = []
     app = f"faults-{uuid.uuid4().hex[:8]}"
-    with Stage(cluster, proxy, folder, app, seed) as stage:
+    with Stage(cluster, proxy, folder, app, seed, with_charts=with_charts) as stage:
         try:
             while len(struck) < n_faults:
                 strike(stage, rng, plan, struck)
@@ -132,6 +140,9 @@ def run(
             say(f"   {error}")
             cluster.mend()
         verdict = stage.finish()
+        problems += [
+            f"an end that is none of a fault: {e}" for e in stage.workers.exits if not e.is_fair
+        ]
         verdict.problems[:0] = problems
         if not verdict.problems:
             say("a truncated changelog")
@@ -194,6 +205,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of faults and traffic; 0: any")
     parser.add_argument("--only", default="", help="kinds with these words in their names")
     parser.add_argument("--controls", action="store_true", help="the negative controls instead")
+    parser.add_argument(
+        "--charts",
+        action="store_true",
+        help=f"MLflow too, which takes much of two cores; always from {CHARTS_FROM} faults on",
+    )
     parser.add_argument("--folder", type=Path, help="for logs; a new one by default")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="streamgauge-faults-"))
@@ -203,7 +219,11 @@ def main() -> int:
             from tests.faults.controls import run_controls  # noqa: PLC0415
 
             return run_controls(cluster, proxy, folder, seed)
-        outcome = run(cluster, proxy, folder / "run", options.faults, seed, options.only)
+        with_charts = options.charts or options.faults >= CHARTS_FROM
+        outcome = run(
+            *(cluster, proxy, folder / "run", options.faults, seed, options.only),
+            with_charts=with_charts,
+        )
     print("\n".join(table([outcome])))
     return 1 if outcome.verdict.problems else 0
 

@@ -43,6 +43,9 @@ def model_names() -> list[str]:
 MODELS = model_names()
 # They ask after every few outcomes, so that nearly every commit has a request to lose or repeat.
 PERIODIC = MODELS[: 3 * N_PARTITIONS]
+# One has a learner, whose state is sealed, and features to learn from.
+LEARNING = MODELS[-1]
+LEARNER = {"path": "river.linear_model.LogisticRegression"}
 
 
 def make_config(app: str, bootstrap: str) -> Config:
@@ -70,7 +73,7 @@ def make_config(app: str, bootstrap: str) -> Config:
                 "policy": {"min_labels": 20, "cool_down": 25},
                 "join": {"pending_max": 400, "early_max": 100, "joined_max": 400},
             },
-            "models": dict.fromkeys(PERIODIC, often),
+            "models": {**dict.fromkeys(PERIODIC, often), LEARNING: {"learner": LEARNER}},
         }
     )
 

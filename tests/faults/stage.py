@@ -16,6 +16,7 @@ from consumers.broker import BrokerError, JournalEntry
 from consumers.kafka import KafkaBroker
 from consumers.kafka_reading import RangeReader
 from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
+from tests.faults.charts import Charts
 from tests.faults.oracle import Oracle, hanging_transactions
 from tests.faults.points import EventLog
 from tests.faults.settings import N_PARTITIONS, create_topics, make_config, write_config
@@ -133,6 +134,7 @@ class Stage:
         seed: of the traffic.
         workers: their names.
         off: safeguards that the workers do without.
+        with_charts: whether a sink writes to an MLflow server, and both may be hurt.
     """
 
     def __init__(
@@ -145,7 +147,10 @@ class Stage:
         *,
         workers: Sequence[str] = ("w1", "w2", "w3"),
         off: Sequence[str] = (),
+        with_charts: bool = False,
     ) -> None:
+        self.charts: Charts | None = None
+        self._with_charts = with_charts
         self.cluster = cluster
         self.proxy = proxy
         self.folder = folder
@@ -171,6 +176,8 @@ class Stage:
             self.traffic = enter(Traffic(self.broker, self.config.topics, self._seed))
             self.workers = enter(Workers(path, self.folder, self._off))
             self.workers.start(*self.names)
+            if self._with_charts:
+                self.charts = enter(Charts(self.config, self.folder))
             self.wait_committed(set(range(N_PARTITIONS)), time.time(), START_TIMEOUT_S)
         except BaseException:
             self._stack.close()
@@ -251,6 +258,11 @@ class Stage:
         self._let_the_watcher_end()
         say("workers stopped; asking the oracle")
         verdict = Oracle(self.config, self.traffic.story.poison, self.watcher.seen).judge()
+        if self.charts is not None:
+            topics = self.config.topics
+            charted = (topics.metrics, topics.alarms, topics.retrain)
+            seen = [record for (topic, *_), record in self.watcher.seen.items() if topic in charted]
+            verdict.add(self.charts.problems(seen))
         verdict.problems[:0] = [*problems, *self.watcher.problems]
         return verdict
 

@@ -15,7 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from consumers.broker import BrokerError
-from tests.faults.settings import MODELS
+from tests.faults.settings import LEARNING, MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +104,8 @@ class Story:
             "timestamp": self._now_ms(),
             "prediction": 1 - y_true if rng.random() < rate else y_true,
         }
+        if model == LEARNING:
+            event["features"] = {"x": y_true + rng.gauss(0, 1)}
         self.counts["prediction"] += 1
         prediction = self._sent(False, event)
         is_early = self._plan_label(model, i, y_true)

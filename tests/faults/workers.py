@@ -24,12 +24,20 @@ RESTART_MIN_S = 1.0
 
 
 class Exit(NamedTuple):
-    """The end of a worker process: minus the signal, or its status."""
+    """The end of a worker process: minus the signal, or its status; and its log's last line."""
 
     time: float
     worker: str
     pid: int
     status: int
+    last: str
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether a worker may end so amid faults: told to, killed, or without any broker."""
+        if self.status == 1:
+            return self.last.startswith("error: ") and "did not answer within" in self.last
+        return self.status in (0, -signal.SIGTERM, -signal.SIGKILL)
 
 
 class Workers:
@@ -81,9 +89,11 @@ class Workers:
         return self._processes[name].pid
 
     def send(self, name: str, number: signal.Signals) -> int:
-        """Send a signal to a worker; the id of the process that got it."""
+        """Send a signal to a worker; the id of the process that got it, 0 where it does not run."""
         with self._lock:
-            process = self._processes[name]
+            process = self._processes.get(name)
+            if process is None or process.poll() is not None:
+                return 0
             process.send_signal(number)
             return process.pid
 
@@ -140,8 +150,10 @@ class Workers:
                 for name, process in list(self._processes.items()):
                     if process.poll() is not None:
                         del self._processes[name]
-                        ended = Exit(time.time(), name, process.pid, process.returncode)
-                        self.exits.append(ended)
+                        last = self.log_of(name).strip().rpartition("\n")[2]
+                        self.exits.append(
+                            Exit(time.time(), name, process.pid, process.returncode, last)
+                        )
                 for name in self._wanted - self._processes.keys():
                     if time.monotonic() - self._started[name] >= RESTART_MIN_S:
                         self._start(name)
