@@ -437,8 +437,8 @@ def all_kinds() -> dict[str, tuple[int, Kind]]:
         "network silent": (4, black_hole),
         "poison": (3, poison),
         "compaction forced": (3, forced_compaction),
-        "MLflow down": (3, mlflow_down),
-        "sink killed": (2, sink_killed),
+        "MLflow down": (1, mlflow_down),
+        "sink killed": (1, sink_killed),
     }
     for point in (*TAKE_OVER_POINTS, *COMMIT_POINTS):
         kinds[f"killed {_words(point)}"] = (3, at_point(point, signal.SIGKILL))
