@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _ASK_AGAIN_S = 0.05
 _POLL_MS = 200
 _POLL_RECORDS = 5_000
+_LAST_OFFSETS = 16
 
 
 def as_records(polled: Iterable[Any]) -> list[Record]:
@@ -124,6 +125,21 @@ class RangeReader:
                     )
         finally:
             self._consumer.unsubscribe()
+
+    def last(self, topic: str, partition: int) -> Record | None:
+        """The newest committed record that is retained, None where there is none.
+
+        Markers and what was aborted take offsets too: it looks back in growing steps.
+        """
+        start, end = self.bounds(topic, partition)
+        n_offsets = _LAST_OFFSETS
+        while start < end:
+            step_start = max(start, end - n_offsets)
+            records = list(self.read(topic, partition, step_start, end))
+            if records:
+                return records[-1]
+            end, n_offsets = step_start, 2 * n_offsets
+        return None
 
     def close(self) -> None:
         self._consumer.close(autocommit=False)
