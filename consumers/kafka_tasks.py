@@ -31,6 +31,7 @@ from consumers.kafka_reading import RangeReader
 from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
 from consumers.kafka_transaction import PartitionWriter, Place, Row
 from stream.align import cut
+from stream.publish import LETTER_HEADERS
 
 if TYPE_CHECKING:
     from consumers.broker import Commit
@@ -45,8 +46,10 @@ _FENCED_S = 1.5
 _OLD_ANSWERS_S = 10.0
 # Gathering more input than one poll gives makes commits fewer; it ends soon in any case.
 _GATHER_S = 0.1
-# Headers and key of a dead letter beside its value, and the batch around it.
+# Leaves room in 4 MB for what is kept beside a dead letter's value, and the batch around it.
 _VALUE_BYTES_MAX = 3_900_000
+_KEPT_BYTES_MAX = 1_000
+_HEADER_LENGTHS_BYTES = 10
 
 
 class _Task(NamedTuple):
@@ -325,8 +328,26 @@ class KafkaTasks:
         topic, key, value, headers, timestamp_ms = output
         if topic not in self._topics:
             raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
-        if len(value) > _VALUE_BYTES_MAX:
-            # Only a dead letter can be so large; the whole record stays where it came from.
-            headers = (*headers, ("truncated_from", str(len(value)).encode()))
-            value = value[:_VALUE_BYTES_MAX]
-        return Row(topic, key, value, headers, timestamp_ms)
+        row = Row(topic, key, value, headers, timestamp_ms)
+        n_bytes = _n_bytes(row)
+        # Only a dead letter can be so large; the whole record stays where it came from.
+        return row if n_bytes <= _VALUE_BYTES_MAX else _shortened(row, n_bytes)
+
+
+def _n_bytes(row: Row) -> int:
+    """The size of a record before compression, or a little more."""
+    headers = sum(len(n.encode()) + len(v) + _HEADER_LENGTHS_BYTES for n, v in row.headers)
+    return len(row.key or b"") + headers + len(row.value or b"")
+
+
+def _shortened(letter: Row, n_bytes: int) -> Row:
+    """A dead letter with our own headers, and the beginnings of its key and its value."""
+    own = letter.headers[: len(LETTER_HEADERS)]
+    return letter._replace(
+        key=letter.key and letter.key[:_KEPT_BYTES_MAX],
+        value=letter.value and letter.value[:_VALUE_BYTES_MAX],
+        headers=(
+            *((name, told[:_KEPT_BYTES_MAX]) for name, told in own),
+            ("truncated_from", str(n_bytes).encode()),
+        ),
+    )

@@ -21,7 +21,7 @@ JOURNAL_SUFFIX = "journal"
 VERSION_MIN = (3, 6)
 
 _REPLICATION_WANTED = 3
-# A chunk of state and a dead letter are larger than the largest record of the input.
+# A dead letter holds a record of the input, which may be as large as the brokers take it.
 _RECORD_BYTES_MAX = 4 << 20
 _RECORD_BYTES_MIN = 1_000_000
 
@@ -178,8 +178,10 @@ class Admin:
             return
         configs = self._configs(list(existing))
         state = own_topic(self._config, STATE_SUFFIX)
+        letters = self._config.topics.dead_letters
         for name, config in configs.items():
-            yield from _setting_problems(name, config, is_state=name == state)
+            record_bytes = _RECORD_BYTES_MAX if name == letters else _RECORD_BYTES_MIN
+            yield from _setting_problems(name, config, record_bytes, is_state=name == state)
 
     def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
         resources = [ConfigResource("TOPIC", name) for name in names]
@@ -198,13 +200,15 @@ class Admin:
         )
 
 
-def _setting_problems(name: str, config: Mapping[str, str], *, is_state: bool) -> Iterator[str]:
+def _setting_problems(
+    name: str, config: Mapping[str, str], record_bytes: int, *, is_state: bool
+) -> Iterator[str]:
     policies = set(config["cleanup.policy"].split(","))
     if is_state and policies != {"compact"}:
         yield f"{name}: cleanup.policy must be compact alone, or state is deleted by age"
     if not is_state and "compact" in policies:
         yield f"{name}: cleanup.policy must be delete, or records of a model replace each other"
-    if int(config["max.message.bytes"]) < _RECORD_BYTES_MIN:
-        yield f"{name}: max.message.bytes must be {_RECORD_BYTES_MIN} or more"
+    if int(config["max.message.bytes"]) < record_bytes:
+        yield f"{name}: max.message.bytes must be {record_bytes} or more, or records are refused"
     if config["unclean.leader.election.enable"] == "true":
         yield f"{name}: unclean.leader.election.enable must be false, or committed records are lost"
