@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from consumers.broker import BrokerError, BrokerTimeoutError
+from consumers.broker import BrokerTimeoutError, NotRetainedError
 from consumers.kafka_client import consumer_options, errors_in_words, settings_of
 from stream.config import duration_text
 from stream.records import Record
@@ -99,7 +99,7 @@ class RangeReader:
 
         Raises:
             BrokerTimeoutError: for the whole time-out nothing came.
-            BrokerError: some of them are no longer retained.
+            NotRetainedError: some of them are no longer retained.
         """
         where = TopicPartition(topic, partition)
         if start >= end:
@@ -114,7 +114,9 @@ class RangeReader:
                     polled = self._consumer.poll(_POLL_MS, _POLL_RECORDS).get(where, [])
                     before, position = position, self._consumer.position(where)
                 if position is None:
-                    raise BrokerError(f"{topic!r} partition {partition}: {start} is not retained")
+                    raise NotRetainedError(
+                        f"{topic!r} partition {partition}: {start} is not retained"
+                    )
                 yield from (record for record in as_records(polled) if record.offset < end)
                 if position > before:
                     deadline_s = time.monotonic() + self._timeout_ms / 1000
