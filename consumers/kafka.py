@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from consumers.broker import BrokerError, JournalEntry, TopicInfo, UnknownTopicError
+from consumers.broker import (
+    BrokerError,
+    JournalEntry,
+    NotRetainedError,
+    TopicInfo,
+    UnknownTopicError,
+)
 from consumers.kafka_clients import TopicProducer, TopicReader
 from consumers.kafka_reading import RangeReader
 from consumers.kafka_tasks import KafkaTasks
@@ -61,22 +68,23 @@ class KafkaBroker:
 
     def journal(self, partition: int) -> Iterator[JournalEntry]:
         """Every committed batch of a partition whose input is retained, in order."""
-        topics = self._config.topics
-        oldest_prediction, _ = self._reader.bounds(topics.predictions, partition)
-        oldest_label, _ = self._reader.bounds(topics.labels, partition)
-        name = own_topic(self._config, JOURNAL_SUFFIX)
-        for record in self._reader.read(name, partition, *self._reader.bounds(name, partition)):
-            entry = msgspec.json.decode(record.value or b"", type=JournalEntry)
-            if entry.prediction_from >= oldest_prediction and entry.label_from >= oldest_label:
-                yield entry
+        topics, name = self._config.topics, own_topic(self._config, JOURNAL_SUFFIX)
+        # One of its own: between two entries the caller may fetch their input.
+        with closing(RangeReader(self._config, "journal")) as reader:
+            oldest_prediction, _ = reader.bounds(topics.predictions, partition)
+            oldest_label, _ = reader.bounds(topics.labels, partition)
+            for record in reader.read(name, partition, *reader.bounds(name, partition)):
+                entry = msgspec.json.decode(record.value or b"", type=JournalEntry)
+                if entry.prediction_from >= oldest_prediction and entry.label_from >= oldest_label:
+                    yield entry
 
     def fetch(self, topic: str, partition: int, start_offset: int, end_offset: int) -> list[Record]:
         """The records with start_offset <= offset < end_offset.
 
         Raises:
             UnknownTopicError: there is no such topic.
-            BrokerError: there is no such partition, or some of the records are no longer retained
-                or not yet written.
+            NotRetainedError: some of the records are no longer retained.
+            BrokerError: there is no such partition, or some of the records are not yet written.
         """
         if start_offset >= end_offset:
             return []
@@ -85,10 +93,13 @@ class KafkaBroker:
         if not 0 <= partition < self.n_partitions:
             raise BrokerError(f"topic {topic!r} has no partition {partition}")
         start, end = self._reader.bounds(topic, partition)
-        if not start <= start_offset <= end_offset <= end:
+        if start_offset < start:
+            raise NotRetainedError(
+                f"{topic!r} partition {partition} begins at offset {start}; {start_offset} is gone"
+            )
+        if end_offset > end:
             raise BrokerError(
-                f"{topic!r} partition {partition} begins at offset {start} and ends at offset "
-                f"{end}; {start_offset} to {end_offset} is not all in it"
+                f"{topic!r} partition {partition} ends at offset {end}, before {end_offset}"
             )
         return list(self._reader.read(topic, partition, start_offset, end_offset))
 

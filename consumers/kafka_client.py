@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import kafka.errors as kafka_errors
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
-from consumers.broker import BrokerError, BrokerTimeoutError, FencedError, UnknownTopicError
+from consumers.broker import (
+    BrokerError,
+    BrokerTimeoutError,
+    FencedError,
+    NotRetainedError,
+    UnknownTopicError,
+)
 from stream.config import ConfigError, KafkaBroker, duration_text
 
 if TYPE_CHECKING:
@@ -246,6 +252,7 @@ def errors_in_words(config: Config) -> Iterator[None]:
         FencedError: another producer has taken this one's place.
         BrokerTimeoutError: the brokers did not answer, or not in time; trying again may help.
         UnknownTopicError: there is no such topic.
+        NotRetainedError: what should be read was deleted.
         BrokerError: any other refusal.
     """
     try:
@@ -270,6 +277,8 @@ def explained(error: BaseException, config: Config) -> BrokerError:
         return UnknownTopicError(
             f"{where} lacks a topic ({what}); `streamgauge topics create` makes them all"
         )
+    if isinstance(error, kafka_errors.OffsetOutOfRangeError):
+        return NotRetainedError(f"{where} no longer retains this ({what})")
     is_asked = settings.security.protocol != "PLAINTEXT"
     if is_asked and "disconnected" in what:
         # Its answer and the end of the connection come together, and the client drops the answer.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from consumers.broker import BrokerError, BrokerTimeoutError
+from consumers.broker import BrokerTimeoutError, NotRetainedError
 from consumers.kafka_client import consumer_options, errors_in_words, settings_of
 from stream.config import duration_text
 from stream.records import Record
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _ASK_AGAIN_S = 0.05
 _POLL_MS = 200
 _POLL_RECORDS = 5_000
+_LAST_OFFSETS = 16
 
 
 def as_records(polled: Iterable[Any]) -> list[Record]:
@@ -98,7 +99,7 @@ class RangeReader:
 
         Raises:
             BrokerTimeoutError: for the whole time-out nothing came.
-            BrokerError: some of them are no longer retained.
+            NotRetainedError: some of them are no longer retained.
         """
         where = TopicPartition(topic, partition)
         if start >= end:
@@ -113,7 +114,9 @@ class RangeReader:
                     polled = self._consumer.poll(_POLL_MS, _POLL_RECORDS).get(where, [])
                     before, position = position, self._consumer.position(where)
                 if position is None:
-                    raise BrokerError(f"{topic!r} partition {partition}: {start} is not retained")
+                    raise NotRetainedError(
+                        f"{topic!r} partition {partition}: {start} is not retained"
+                    )
                 yield from (record for record in as_records(polled) if record.offset < end)
                 if position > before:
                     deadline_s = time.monotonic() + self._timeout_ms / 1000
@@ -124,6 +127,21 @@ class RangeReader:
                     )
         finally:
             self._consumer.unsubscribe()
+
+    def last(self, topic: str, partition: int) -> Record | None:
+        """The newest committed record that is retained, None where there is none.
+
+        Markers and what was aborted take offsets too: it looks back in growing steps.
+        """
+        start, end = self.bounds(topic, partition)
+        n_offsets = _LAST_OFFSETS
+        while start < end:
+            step_start = max(start, end - n_offsets)
+            records = list(self.read(topic, partition, step_start, end))
+            if records:
+                return records[-1]
+            end, n_offsets = step_start, 2 * n_offsets
+        return None
 
     def close(self) -> None:
         self._consumer.close(autocommit=False)

@@ -31,6 +31,7 @@ from consumers.kafka_reading import RangeReader
 from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
 from consumers.kafka_transaction import PartitionWriter, Place, Row
 from stream.align import cut
+from stream.publish import LETTER_HEADERS
 
 if TYPE_CHECKING:
     from consumers.broker import Commit
@@ -41,10 +42,14 @@ log = logging.getLogger(__name__)
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
 _FENCED_S = 1.5
+# Long enough for a broker that was suspended to learn what happened meanwhile.
+_OLD_ANSWERS_S = 10.0
 # Gathering more input than one poll gives makes commits fewer; it ends soon in any case.
 _GATHER_S = 0.1
-# Headers and key of a dead letter beside its value, and the batch around it.
+# Leaves room in 4 MB for what is kept beside a dead letter's value, and the batch around it.
 _VALUE_BYTES_MAX = 3_900_000
+_KEPT_BYTES_MAX = 1_000
+_HEADER_LENGTHS_BYTES = 10
 
 
 class _Task(NamedTuple):
@@ -77,6 +82,7 @@ class KafkaTasks:
         self._tasks: dict[int, _Task] = {}
         self._positions: dict[int, Position] = {}
         self._restored_to: dict[int, Place] = {}
+        self._behind_since_s: dict[int, float] = {}
         self._retries: dict[int, _Retry] = {}
         self._lost: set[int] = set()
         self._may_have_more = False
@@ -242,14 +248,45 @@ class KafkaTasks:
         taken_over = changelog.restore(self._reader.read(topic, partition, start, end))
         # The next commit has to follow what was read: nothing else may have been written since.
         self._restored_to[partition] = Place(topic, end)
-        if taken_over is not None:
-            return changelog, taken_over
-        if start > 0:
+        if taken_over is None and start > 0:
             raise BrokerError(
                 f"{topic!r} partition {partition} begins at offset {start}: the state that it held "
                 "was deleted. Restore it from a copy, or start anew under another `app`"
             )
+        self._check_newest(partition, taken_over.position.sequence if taken_over else 0)
+        if taken_over is not None:
+            return changelog, taken_over
         return changelog, TakenOver(self._input.start_position(partition), {})
+
+    def _check_newest(self, partition: int, sequence: int) -> None:
+        """Compare the state's last commit with the journal's; both are written at once.
+
+        Raises:
+            BrokerTimeoutError: the journal is ahead, as it may be for a while where a broker was
+                suspended and does not know yet that it leads the state's partition no more.
+            BrokerError: the journal is ahead and stays so.
+        """
+        last = self._last_journalled(partition)
+        if last <= sequence:
+            self._behind_since_s.pop(partition, None)
+            return
+        now_s = time.monotonic()
+        since_s = self._behind_since_s.setdefault(partition, now_s)
+        is_old_answer = now_s - since_s < _OLD_ANSWERS_S
+        raise (BrokerTimeoutError if is_old_answer else BrokerError)(
+            f"{own_topic(self._config, STATE_SUFFIX)!r} partition {partition} ends with commit "
+            f"{sequence}, and the journal got to commit {last} at least: the state of that was "
+            "deleted. Restore it from a newer copy, or start anew under another `app`"
+        )
+
+    def _last_journalled(self, partition: int) -> int:
+        """A commit that the journal got to: the last one, as far as entries are retained."""
+        topic = own_topic(self._config, JOURNAL_SUFFIX)
+        record = self._reader.last(topic, partition)
+        if record is not None:
+            return msgspec.json.decode(record.value or b"", type=JournalEntry).sequence
+        start, _ = self._reader.bounds(topic, partition)
+        return 1 if start > 0 else 0
 
     def _next_batch(self, partition: int, task: _Task) -> Batch:
         n_predictions, n_labels = cut(
@@ -291,8 +328,26 @@ class KafkaTasks:
         topic, key, value, headers, timestamp_ms = output
         if topic not in self._topics:
             raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
-        if len(value) > _VALUE_BYTES_MAX:
-            # Only a dead letter can be so large; the whole record stays where it came from.
-            headers = (*headers, ("truncated_from", str(len(value)).encode()))
-            value = value[:_VALUE_BYTES_MAX]
-        return Row(topic, key, value, headers, timestamp_ms)
+        row = Row(topic, key, value, headers, timestamp_ms)
+        n_bytes = _n_bytes(row)
+        # Only a dead letter can be so large; the whole record stays where it came from.
+        return row if n_bytes <= _VALUE_BYTES_MAX else _shortened(row, n_bytes)
+
+
+def _n_bytes(row: Row) -> int:
+    """The size of a record before compression, or a little more."""
+    headers = sum(len(n.encode()) + len(v) + _HEADER_LENGTHS_BYTES for n, v in row.headers)
+    return len(row.key or b"") + headers + len(row.value or b"")
+
+
+def _shortened(letter: Row, n_bytes: int) -> Row:
+    """A dead letter with our own headers, and the beginnings of its key and its value."""
+    own = letter.headers[: len(LETTER_HEADERS)]
+    return letter._replace(
+        key=letter.key and letter.key[:_KEPT_BYTES_MAX],
+        value=letter.value and letter.value[:_VALUE_BYTES_MAX],
+        headers=(
+            *((name, told[:_KEPT_BYTES_MAX]) for name, told in own),
+            ("truncated_from", str(n_bytes).encode()),
+        ),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from kafka import KafkaAdminClient
@@ -21,7 +22,9 @@ JOURNAL_SUFFIX = "journal"
 VERSION_MIN = (3, 6)
 
 _REPLICATION_WANTED = 3
-# A chunk of state and a dead letter are larger than the largest record of the input.
+_IN_SYNC_MIN = 2
+_HEARD_OF_S, _ASK_AGAIN_S = 2.0, 0.05
+# A dead letter holds a record of the input, which may be as large as the brokers take it.
 _RECORD_BYTES_MAX = 4 << 20
 _RECORD_BYTES_MIN = 1_000_000
 
@@ -45,7 +48,7 @@ def plan_topics(config: Config, n_partitions: int, replication: int) -> list[Top
     retention = settings_of(config).retention
     common = {
         "max.message.bytes": str(_RECORD_BYTES_MAX),
-        "min.insync.replicas": str(min(2, replication)),
+        "min.insync.replicas": str(min(_IN_SYNC_MIN, replication)),
         "unclean.leader.election.enable": "false",
     }
     kept = {
@@ -166,7 +169,8 @@ class Admin:
             self._client.wait_for_topics(list(wanted))
 
     def _problems(self, existing: Mapping[str, dict[str, Any]], n_partitions: int) -> Iterator[str]:
-        """What is wrong with topics that exist, each with the fix."""
+        """What is wrong with brokers and topics that exist, each with the fix."""
+        yield from self._version_problem()
         for name, topic in existing.items():
             n = len(topic["partitions"])
             if n != n_partitions:
@@ -178,33 +182,66 @@ class Admin:
             return
         configs = self._configs(list(existing))
         state = own_topic(self._config, STATE_SUFFIX)
+        letters = self._config.topics.dead_letters
         for name, config in configs.items():
-            yield from _setting_problems(name, config, is_state=name == state)
+            record_bytes = _RECORD_BYTES_MAX if name == letters else _RECORD_BYTES_MIN
+            yield from _setting_problems(name, config, record_bytes, is_state=name == state)
+            yield from _replica_problems(name, config, existing[name]["partitions"])
 
     def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
+        """The settings of each topic.
+
+        The client gives none where the broker refuses, or has not heard of a topic that was made
+        just now, which does not take long.
+        """
         resources = [ConfigResource("TOPIC", name) for name in names]
-        with errors_in_words(self._config):
-            described = self._client.describe_configs(resources, config_filter="all")
-        return (
-            {
-                name: {key: item["value"] for key, item in entries.items()}
-                for name, entries in zip(names, described, strict=True)
-            }
-            if isinstance(described, list)
-            else {
-                name: {key: item["value"] for key, item in entries.items()}
-                for name, entries in described["topic"].items()
-            }
-        )
+        deadline_s = time.monotonic() + _HEARD_OF_S
+        while True:
+            with errors_in_words(self._config):
+                described = self._client.describe_configs(resources, config_filter="all")["topic"]
+            unseen = [name for name in names if not described.get(name)]
+            if not unseen:
+                return {
+                    name: {key: item["value"] for key, item in entries.items()}
+                    for name, entries in described.items()
+                }
+            if time.monotonic() > deadline_s:
+                raise BrokerError(
+                    f"the settings of {', '.join(unseen)} cannot be seen; grant DescribeConfigs on "
+                    "them to our user, or, where they were made just now, try again"
+                )
+            time.sleep(_ASK_AGAIN_S)
+
+    def _version_problem(self) -> Iterator[str]:
+        # As the broker says that answers us; there is no public way to ask without asking them all.
+        version = self._client._manager.broker_version  # noqa: SLF001
+        if version < VERSION_MIN:
+            wanted, found = (".".join(map(str, v)) for v in (VERSION_MIN, version))
+            where = settings_of(self._config).bootstrap_servers
+            yield f"Kafka at {where} is {found}; it must be {wanted} or newer: upgrade the brokers"
 
 
-def _setting_problems(name: str, config: Mapping[str, str], *, is_state: bool) -> Iterator[str]:
+def _setting_problems(
+    name: str, config: Mapping[str, str], record_bytes: int, *, is_state: bool
+) -> Iterator[str]:
     policies = set(config["cleanup.policy"].split(","))
     if is_state and policies != {"compact"}:
         yield f"{name}: cleanup.policy must be compact alone, or state is deleted by age"
     if not is_state and "compact" in policies:
         yield f"{name}: cleanup.policy must be delete, or records of a model replace each other"
-    if int(config["max.message.bytes"]) < _RECORD_BYTES_MIN:
-        yield f"{name}: max.message.bytes must be {_RECORD_BYTES_MIN} or more"
+    if int(config["max.message.bytes"]) < record_bytes:
+        yield f"{name}: max.message.bytes must be {record_bytes} or more, or records are refused"
     if config["unclean.leader.election.enable"] == "true":
         yield f"{name}: unclean.leader.election.enable must be false, or committed records are lost"
+
+
+def _replica_problems(
+    name: str, config: Mapping[str, str], partitions: list[dict[str, Any]]
+) -> Iterator[str]:
+    n_replicas = max(len(partition["replica_nodes"]) for partition in partitions)
+    n_in_sync = int(config["min.insync.replicas"])
+    if n_replicas >= _REPLICATION_WANTED and n_in_sync < _IN_SYNC_MIN:
+        yield (
+            f"{name}: min.insync.replicas must be {_IN_SYNC_MIN} or more with {n_replicas} "
+            f"replicas, or what one broker alone has acknowledged is lost with it"
+        )

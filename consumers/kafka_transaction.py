@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from stream.config import Config
     from stream.records import Headers
 
-# A request may be tried twice within the time for sending; what is abandoned is aborted by the
-# next owner's `init_transactions`, or by the brokers after the transaction's own time-out.
+# A request that gets no answer (5 s) is not tried again within the time for sending, one whose
+# connection breaks is; what is abandoned is aborted by the next owner's `init_transactions`, or by
+# the brokers after the transaction's own time-out.
 _INIT_TIMEOUT_S = 5.0
 _SEND_TIMEOUT_S = 4.0
 _COMMIT_TIMEOUT_S = 4.0

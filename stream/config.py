@@ -91,7 +91,10 @@ class Topics(_Section):
 
 
 class Retention(_Section):
-    """How long the embedded broker keeps records that have been processed."""
+    """How long records are kept, on the embedded broker only those that have been processed.
+
+    On Kafka it is what `topics create` sets, whether or not a record has been processed.
+    """
 
     age: DurationMs = Field("7d", description="since the record was appended")  # type: ignore[assignment]
     size_mb: int = Field(1024, ge=1, description="for each topic, in megabytes")

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _MODERATE_RISE = 0.05
 _SEVERE_RISE = 0.15
 
+# The first headers of a dead letter; those of the record itself follow.
+LETTER_HEADERS = ("source_topic", "source_partition", "source_offset", "reason", "detail")
+
 
 class Publisher:
     """Makes the outputs of one partition."""
@@ -199,14 +202,14 @@ class Publisher:
 
     def dead_letter(self, record: Record, error: EventError) -> Output:
         """A record that was refused: its bytes, where it came from and why."""
-        headers = (
-            ("source_topic", record.topic.encode()),
-            ("source_partition", str(record.partition).encode()),
-            ("source_offset", str(record.offset).encode()),
-            ("reason", error.reason.encode()),
-            ("detail", error.detail.encode(errors="backslashreplace")),
-            *record.headers,
+        told = (
+            record.topic.encode(),
+            str(record.partition).encode(),
+            str(record.offset).encode(),
+            error.reason.encode(),
+            error.detail.encode(errors="backslashreplace"),
         )
+        headers = (*zip(LETTER_HEADERS, told, strict=True), *record.headers)
         return Output(
             self._topics.dead_letters,
             record.key,

@@ -15,12 +15,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from kafka import TopicPartition
 from kafka.admin import MemberToRemove
 
+from consumers import embedded, kafka_reading
 from consumers.broker import (
     BrokerError,
     Commit,
     FencedError,
+    NotRetainedError,
     PartitionsTakenError,
     Position,
     Rebalance,
@@ -50,6 +53,9 @@ class EmbeddedHarness:
             "worker": {"batch_max": 4},
         }
 
+    def expire(self, broker, topic):
+        broker.apply_retention(time.time_ns() // 1_000_000 + 8 * 86_400_000)
+
     def go_on(self, tasks):
         """It never stopped."""
 
@@ -78,6 +84,12 @@ class KafkaHarness:
         }
         with Admin(load_config(self.settings)) as admin:
             admin.create(N_PARTITIONS, 1)
+
+    def expire(self, broker, topic):
+        places = [TopicPartition(topic, partition) for partition in range(N_PARTITIONS)]
+        with Admin(load_config(self.settings)) as admin:
+            # -1 is the end.
+            admin._client.delete_records(dict.fromkeys(places, -1))
 
     def go_on(self, tasks):
         """A suspended worker goes on."""
@@ -491,6 +503,31 @@ def test_fetching_what_is_not_there_is_an_error(broker, topics):
         broker.fetch(topics.labels, partition, 1, 4)
     with pytest.raises(BrokerError, match="partition"):
         broker.fetch(topics.labels, N_PARTITIONS, 0, 1)
+
+
+def test_fetching_what_was_deleted_is_an_error_of_its_own(harness, broker, topics):
+    produce(broker, topics.metrics, numbered(0, 3))
+    partition = read_all(broker, topics.metrics)[0].partition
+    harness.expire(broker, topics.metrics)
+    assert read_all(broker, topics.metrics) == []
+    with pytest.raises(NotRetainedError, match=f"{topics.metrics}.*offset 3.* 1 is gone"):
+        broker.fetch(topics.metrics, partition, 1, 3)
+
+
+def test_input_is_fetched_while_the_journal_is_read(broker, stack, topics, monkeypatch):
+    monkeypatch.setattr(embedded, "_JOURNAL_PAGE", 2)
+    monkeypatch.setattr(kafka_reading, "_POLL_RECORDS", 2)
+    produce(broker, topics.labels, numbered(0, 9))
+    tasks = stack.enter_context(broker.tasks())
+    partition = read_all(broker, topics.labels)[0].partition
+    take_over_all(tasks)
+    for sequence in range(1, 10):
+        tasks.commit(partition, a_commit(sequence, 0, sequence))
+    fetched = [
+        broker.fetch(topics.labels, partition, entry.label_from, entry.label_to)
+        for entry in broker.journal(partition)
+    ]
+    assert [values_of(records) for records in fetched] == [[value] for value in numbered(0, 9)]
 
 
 # Owning partitions

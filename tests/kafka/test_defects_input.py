@@ -15,8 +15,10 @@ from kafka.errors import CorruptRecordError
 from kafka.serializer import Deserializer
 
 from consumers.broker import BrokerError
+from consumers.kafka import KafkaBroker
 from consumers.kafka_tasks import KafkaTasks
 from consumers.worker import Worker
+from stream.publish import LETTER_HEADERS
 from tests.harness import POISON
 from tests.kafka.apps import DEADLINE_S, app_settings, make_app, take_over
 from tests.kafka.bare import committed_values, consuming, mended
@@ -205,6 +207,34 @@ def test_d7_poison_never_raises_in_the_client(kafka, app):
     assert totals.n_dead_letters == 2 * len(POISON)
     letters = committed_values(kafka.bootstrap, app.topics.dead_letters)
     assert sorted(letters) == sorted([*POISON, *POISON])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers"),
+    [
+        (b"m", b"{", [("h", bytes(5_000_000))]),
+        (b"m", b"{" * 3_800_000, [("h", bytes(500_000))]),
+        (bytes(5_000_000), b"{", []),
+        (None, b"{" * 5_000_000, [("reason", b"theirs")]),
+    ],
+    ids=["header", "header and value", "key", "value"],
+)
+def test_a_refused_record_larger_than_a_dead_letter_can_be(kafka, app, key, value, headers):
+    producer = KafkaProducer(
+        bootstrap_servers=kafka.bootstrap, compression_type="lz4", max_request_size=16 << 20
+    )
+    producer.send(app.topics.labels, value, key, headers, partition=0).get(30)
+    producer.close(5)
+    totals = work(app)
+    assert totals.n_dead_letters == 1
+    with KafkaBroker(app) as broker:
+        (letter,) = broker.fetch(app.topics.dead_letters, 0, 0, 1)
+    assert letter.key == (key and key[:1000])
+    assert letter.value == value[:3_900_000]
+    told = dict(letter.headers)
+    assert tuple(told) == (*LETTER_HEADERS, "truncated_from")
+    assert told["reason"] in {b"malformed_json", b"too_large"}
+    assert int(told["truncated_from"]) > 4_000_000
 
 
 # D9
