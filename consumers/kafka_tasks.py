@@ -325,10 +325,11 @@ class KafkaTasks:
             self._lost.add(partition)
 
     def _row(self, output: Output) -> Row:
-        topic, key, value, headers, timestamp_ms = output
+        # Kafka puts the time of writing in the place of event time, which is in the value as well.
+        topic, key, value, headers, _ = output
         if topic not in self._topics:
             raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
-        row = Row(topic, key, value, headers, timestamp_ms)
+        row = Row(topic, key, value, headers)
         n_bytes = _n_bytes(row)
         # Only a dead letter can be so large; the whole record stays where it came from.
         return row if n_bytes <= _VALUE_BYTES_MAX else _shortened(row, n_bytes)

@@ -21,6 +21,7 @@ STATE_SUFFIX = "state"
 JOURNAL_SUFFIX = "journal"
 VERSION_MIN = (3, 6)
 
+_TIMESTAMP_TYPE = "message.timestamp.type"
 _REPLICATION_WANTED = 3
 _IN_SYNC_MIN = 2
 _HEARD_OF_S, _ASK_AGAIN_S = 2.0, 0.05
@@ -57,6 +58,8 @@ def plan_topics(config: Config, n_partitions: int, replication: int) -> list[Top
         "retention.ms": str(retention.age),
         "retention.bytes": str(max(1, retention.size_mb * 1_000_000 // n_partitions)),
     }
+    # Event time can be long ago, and Kafka would delete by it what was published a moment ago.
+    published = {**kept, _TIMESTAMP_TYPE: "LogAppendTime"}
     compacted = {
         **common,
         "cleanup.policy": "compact",
@@ -65,10 +68,19 @@ def plan_topics(config: Config, n_partitions: int, replication: int) -> list[Top
         "min.cleanable.dirty.ratio": "0.2",
         "max.compaction.lag.ms": "600000",
     }
-    names = {**config.topics.model_dump(), JOURNAL_SUFFIX: own_topic(config, JOURNAL_SUFFIX)}
-    plans = [TopicPlan(name, n_partitions, replication, kept) for name in names.values()]
-    state = own_topic(config, STATE_SUFFIX)
-    return [*plans, TopicPlan(state, n_partitions, replication, compacted)]
+    configs = {
+        **dict.fromkeys(config.topics.model_dump().values(), kept),
+        **dict.fromkeys(_published(config), published),
+        own_topic(config, STATE_SUFFIX): compacted,
+    }
+    return [TopicPlan(name, n_partitions, replication, c) for name, c in configs.items()]
+
+
+def _published(config: Config) -> list[str]:
+    """The topics that only workers write to, but for their state."""
+    topics = config.topics
+    outputs = [topics.metrics, topics.alarms, topics.retrain, topics.dead_letters]
+    return [*outputs, own_topic(config, JOURNAL_SUFFIX)]
 
 
 class Admin:
@@ -187,6 +199,11 @@ class Admin:
             record_bytes = _RECORD_BYTES_MAX if name == letters else _RECORD_BYTES_MIN
             yield from _setting_problems(name, config, record_bytes, is_state=name == state)
             yield from _replica_problems(name, config, existing[name]["partitions"])
+            if name in _published(self._config) and config[_TIMESTAMP_TYPE] != "LogAppendTime":
+                yield (
+                    f"{name}: {_TIMESTAMP_TYPE} must be LogAppendTime, or what is published of old"
+                    " events is deleted at once"
+                )
 
     def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
         """The settings of each topic.

@@ -50,11 +50,10 @@ class Content(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Any
-    timestamp_ms: int
 
 
 def content(item: Output | Record) -> Content:
-    return Content(item.key, item.value, item.headers, item.timestamp_ms)
+    return Content(item.key, item.value, item.headers)
 
 
 class Oracle:

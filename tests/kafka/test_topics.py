@@ -1,13 +1,17 @@
 """What is said of topics, and of brokers, that are not what the promises need."""
 
+import time
+
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
 from kafka.protocol.broker_version_data import BrokerVersionData
 
-from consumers.broker import BrokerError
+from consumers.broker import BrokerError, Commit, Position
+from consumers.kafka import KafkaBroker
 from consumers.kafka_topics import Admin
-from tests.kafka.apps import app_settings, eventually, make_app
+from stream.records import Output
+from tests.kafka.apps import app_settings, eventually, make_app, take_over
 from tests.kafka.rules import Api, ChangeResponse, Rule
 
 REFUSED = 29
@@ -47,6 +51,21 @@ def test_dead_letters_must_take_larger_records_than_kafka_takes_by_default(kafka
         for look in (admin.check, lambda: admin.create(None, None)):
             with pytest.raises(BrokerError, match=said):
                 look()
+
+
+def test_what_is_published_of_old_events_is_as_young_as_its_writing(kafka, app):
+    # Else Kafka's retention deletes it as old as its event.
+    topic = app.topics.retrain
+    before_ms = time.time_ns() // 1_000_000
+    with KafkaBroker(app) as broker, broker.tasks() as tasks:
+        take_over(tasks, 0)
+        request = Output(topic, b"m", b"{}", (), timestamp_ms=5)
+        tasks.commit(0, Commit(Position(1, 0, 0, "d", "c"), [request], {}))
+        (record,) = broker.fetch(topic, 0, 0, 1)
+    assert record.timestamp_ms >= before_ms
+    configure(kafka, topic, {"message.timestamp.type": "CreateTime"})
+    with pytest.raises(BrokerError, match=f"{topic}: message.timestamp.type must be LogAppendTime"):
+        check(app)
 
 
 def as_of_3_5(response):
