@@ -8,16 +8,17 @@ A detector's algorithm is one function, its step::
 the rest is the algorithm's. `params` are its parameters as numbers. Where the step says DRIFT or
 WARNING it has filled `found`, and after DRIFT the row is as at a new baseline.
 
-Compiled code is kept in numba's cache, so that it is compiled once for each machine, and releases
-the GIL.
+Compiled code is kept in files (`detectors.code_cache`), so that it is compiled once for each
+machine, and releases the GIL.
 """
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numba
+
+from detectors.code_cache import CodeCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,18 +36,16 @@ DIRECTION, STATISTIC, THRESHOLD, MEAN_BEFORE, MEAN_AFTER, N_AFTER = range(6)
 N_FOUND = 6
 
 
+# All that `compiled` has made, in order.
+FUNCTIONS: list[Any] = []
+
+
 def compiled(function: Function) -> Function:
     """The function as machine code, compiled at its first call and kept for other processes."""
-    try:
-        dispatcher = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # nowhere to keep it: every process compiles it
-        dispatcher = numba.njit(nogil=True)(function)
-    # numba's cache knows a function that another one closes over by this name alone, and by
-    # default it is another one in every process. Its code is in it, so that a change is noticed.
-    code = function.__code__
-    text = repr((code.co_code, code.co_consts, code.co_names))
-    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    dispatcher._set_uuid(f"{function.__module__}.{function.__qualname__}-{digest}")  # noqa: SLF001
+    dispatcher = numba.njit(nogil=True)(function)
+    # What numba's `cache=True` does, with another cache.
+    dispatcher._cache = CodeCache(function)  # noqa: SLF001
+    FUNCTIONS.append(dispatcher)
     return dispatcher  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,75 @@
+"""Machine code made before it is needed, so that no batch of events waits for a compiler."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from detectors import make_detector
+from detectors.compiled import FUNCTIONS
+from detectors.kinds import KINDS
+
+if TYPE_CHECKING:
+    from detectors import Detector
+    from stream.config import Config
+
+# What every detector takes, those of 0 and 1 too.
+_VALUES = np.array([0.0, 1.0])
+
+
+class WarmUp(NamedTuple):
+    """What a warm-up came to.
+
+    Attributes:
+        n_kinds: kinds of detectors that are ready.
+        n_compiled: functions that had to be compiled.
+        n_lost: of those, the functions whose code could not be kept.
+        n_loaded: functions whose code was kept already.
+        folders: where the code is.
+        seconds: how long it took.
+    """
+
+    n_kinds: int
+    n_compiled: int
+    n_lost: int
+    n_loaded: int
+    folders: tuple[str, ...]
+    seconds: float
+
+
+def warm_up() -> WarmUp:
+    """Make the code of every kind of detector ready, and keep it where that is possible."""
+    started_s = time.monotonic()
+    kinds = [kind for kind, module in KINDS.items() if find_spec(module) is not None]
+    for kind in kinds:
+        _exercise(make_detector(kind))
+    stats = [function.stats for function in FUNCTIONS]
+    compiled = [one for one in stats if one.cache_misses]
+    return WarmUp(
+        n_kinds=len(kinds),
+        n_compiled=len(compiled),
+        n_lost=sum(one.cache_path is None for one in compiled),
+        n_loaded=sum(bool(one.cache_hits) for one in stats),
+        folders=tuple(sorted({one.cache_path for one in stats if one.cache_path is not None})),
+        seconds=time.monotonic() - started_s,
+    )
+
+
+def warm_up_for(config: Config) -> None:
+    """Make the code of the configured detectors ready.
+
+    Raises:
+        ValueError: a detector cannot be made.
+    """
+    for model in (config.defaults, *config.models.values()):
+        for detector in model.detectors.values():
+            _exercise(make_detector(detector.kind, detector.params))
+
+
+def _exercise(detector: Detector) -> None:
+    detector.update_many(_VALUES)
+    for x in _VALUES.tolist():
+        detector.update(x)
