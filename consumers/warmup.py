@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from detectors import Detector
     from stream.config import Config
 
-# What every detector takes, those of 0 and 1 too.
-_VALUES = np.array([0.0, 1.0])
+# What every detector takes, those of 0 and 1 too; enough for windows to grow, and a change.
+_VALUES = np.repeat([0.0, 1.0], 250)
 
 
 class WarmUp(NamedTuple):
@@ -71,5 +71,7 @@ def warm_up_for(config: Config) -> None:
 
 def _exercise(detector: Detector) -> None:
     detector.update_many(_VALUES)
-    for x in _VALUES.tolist():
-        detector.update(x)
+    detector.update(0.0)
+    detector.readings()
+    detector.state()
+    detector.rebaseline()

@@ -60,7 +60,7 @@ BAD = {
     "k of none": ({"defaults": {"policy": {"rule": "at_least", "k": 0}}}, "defaults.policy.k: "),
     "k beyond the detectors": (
         {"defaults": {"policy": {"rule": "at_least", "k": 3}}},
-        "defaults: policy.k is 3, but only 2 detectors ask",
+        "defaults: policy.k is 3, and detectors that ask: 1",
     ),
     "k beyond the detectors that ask": (
         {
@@ -69,7 +69,7 @@ BAD = {
                 "detectors": {"a": {"kind": "ADWIN", "asks": False}},
             }
         },
-        "defaults: policy.k is 1, but only 0 detectors ask",
+        "defaults: policy.k is 1, and detectors that ask: 0",
     ),
     "metric without bound": (
         {"defaults": {"policy": {"metric": {"name": "mae"}}}},
