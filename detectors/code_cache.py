@@ -32,7 +32,7 @@ from numba.core.caching import (
 from numba.core.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 class CodeCache(NullCache):  # type: ignore[misc]
@@ -44,16 +44,18 @@ class CodeCache(NullCache):  # type: ignore[misc]
 
     Args:
         function: the function, as Python knows it.
+        options: how it is to be compiled.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
         self._function = function
+        self._options = sorted(options.items())
         self._used: _Place | None = None
 
     @cached_property
     def _places(self) -> list[_Place]:
         # At the first call, when all that the function calls is defined.
-        origin = origin_of(self._function)
+        origin = f"{origin_of(self._function)} {self._options}"
         places = []
         for locator in (_InChosenFolder, _BesideSource, _InUserFolder):
             try:

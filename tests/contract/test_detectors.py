@@ -52,6 +52,7 @@ class Case:
 
 CASES = [
     Case("ADWIN", {"clock": 4, "delta": 0.05}),
+    Case("ADWIN", {"clock": 4, "delta": 0.05, "on_drift": "shrink"}),
     Case("MixtureESR", {"false_alarm_every": 100}, bounded=True),
     Case("PageHinkley", {"threshold": 3, "min_instances": 10}),
     Case("river.drift.ADWIN", {"clock": 4, "delta": 0.05}),
@@ -186,7 +187,7 @@ def test_memory_is_bounded(case: Case) -> None:
     size = len(remembers(detector))
     for _ in range(3):
         detector.update_many(xs)
-    # Two more rows of ADWIN's buckets are 256 bytes, two more of a River detector's past 150.
+    # Two more levels of ADWIN's buckets are 198 bytes, two more of a River detector's past 150.
     assert len(remembers(detector)) <= size + 450
 
 
@@ -249,7 +250,7 @@ def test_readings_are_finite_and_named_alike(case: Case) -> None:
     [
         ({"detector": "Nilometer"}, "Nilometer"),
         ({"detector": None}, "None"),
-        ({"format": 2}, "format 2"),
+        ({"format": 0}, "format 0"),
         ({"n_seen": -1}, "n_seen"),
     ],
 )
@@ -269,9 +270,7 @@ def test_refuses_an_incomplete_state(case: Case) -> None:
             type(detector).from_state(state)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if "river" in c.make().state()], ids=lambda c: c.kind
-)
+@pytest.mark.parametrize("case", [c for c in CASES if "." in c.kind], ids=lambda c: c.kind)
 def test_refuses_a_state_of_another_river(case: Case) -> None:
     state = {**case.make().state(), "river": "0.25.0"}
     with pytest.raises(ValueError, match=r"River 0\.25\.0.*install that version, or start"):
