@@ -20,12 +20,16 @@ from detectors.kinds import KINDS
 
 if TYPE_CHECKING:
     from detectors.adwin import ADWIN
+    from detectors.ddm import DDM
+    from detectors.eddm import EDDM
     from detectors.factory import detector_from_state, make_detector
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
 
 __all__ = [
     "ADWIN",
+    "DDM",
+    "EDDM",
     "Alarm",
     "Detector",
     "DetectorError",
