@@ -20,6 +20,8 @@ from detectors.kinds import KINDS
 
 if TYPE_CHECKING:
     from detectors.adwin import ADWIN
+    from detectors.ddm import DDM
+    from detectors.eddm import EDDM
     from detectors.factory import detector_from_state, make_detector
     from detectors.mixture_esr import MixtureESR
     from detectors.page_hinkley import PageHinkley
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADWIN",
+    "DDM",
+    "EDDM",
     "Alarm",
     "Detector",
     "DetectorError",

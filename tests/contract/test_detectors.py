@@ -53,6 +53,8 @@ class Case:
 CASES = [
     Case("ADWIN", {"clock": 4, "delta": 0.05}),
     Case("ADWIN", {"clock": 4, "delta": 0.05, "on_drift": "shrink"}),
+    Case("DDM", {"warm_start": 10}, binary=True),
+    Case("EDDM", {"warm_start": 5}, binary=True),
     Case("MixtureESR", {"false_alarm_every": 100}, bounded=True),
     Case("PageHinkley", {"threshold": 3, "min_instances": 10}),
     Case("river.drift.ADWIN", {"clock": 4, "delta": 0.05}),
