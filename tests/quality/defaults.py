@@ -27,7 +27,8 @@ REGRESSION_ERRORS = {
     "exponential": lambda rng, n: rng.exponential(size=n),
     "t(2.5)": lambda rng, n: rng.standard_t(2.5, n),
     "lognormal, sd 2": lambda rng, n: rng.lognormal(sigma=2.0, size=n),
-    "right in half": lambda rng, n: rng.exponential(size=n) * (rng.random(n) < 0.5),
+    "normal, half of them 0": lambda rng, n: rng.standard_normal(n) * (rng.random(n) < 0.5),
+    "normal, 95 % of them 0": lambda rng, n: rng.standard_normal(n) * (rng.random(n) < 0.05),
 }
 
 _CHUNK = 50_000
@@ -112,7 +113,7 @@ def _report(name, tally, seconds):
         for detector, n in sorted(tally.drifts.items())
     )
     print(
-        f"{name:24} {tally.n_outcomes:>10,} outcomes  {tally.n_requests:>3} requests"
+        f"{name:30} {tally.n_outcomes:>10,} outcomes  {tally.n_requests:>3} requests"
         f"  {tally.per_100_000:5.2f} per 100 k  (drifts per 100 k: {drifts or 'none'})"
         f"  {tally.n_outcomes / seconds:,.0f} outcomes/s",
         flush=True,
