@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detectors.adwin import ADWIN
     from detectors.ddm import DDM
     from detectors.eddm import EDDM
+    from detectors.bank import Bank
     from detectors.factory import detector_from_state, make_detector
     from detectors.mixture_esr import MixtureESR
     from detectors.page_hinkley import PageHinkley
@@ -32,6 +33,7 @@ __all__ = [
     "DDM",
     "EDDM",
     "Alarm",
+    "Bank",
     "Detector",
     "DetectorError",
     "MixtureESR",
