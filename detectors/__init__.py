@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from detectors.ddm import DDM
     from detectors.eddm import EDDM
     from detectors.factory import detector_from_state, make_detector
+    from detectors.fhddm import FHDDM
+    from detectors.hddm_a import HDDM_A
+    from detectors.hddm_w import HDDM_W
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
 
@@ -30,6 +33,9 @@ __all__ = [
     "ADWIN",
     "DDM",
     "EDDM",
+    "FHDDM",
+    "HDDM_A",
+    "HDDM_W",
     "Alarm",
     "Detector",
     "DetectorError",
