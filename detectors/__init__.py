@@ -20,6 +20,7 @@ from detectors.kinds import KINDS
 
 if TYPE_CHECKING:
     from detectors.adwin import ADWIN
+    from detectors.conformal_esr import ConformalESR
     from detectors.factory import detector_from_state, make_detector
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADWIN",
     "Alarm",
+    "ConformalESR",
     "Detector",
     "DetectorError",
     "PageHinkley",

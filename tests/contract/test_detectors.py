@@ -49,6 +49,7 @@ class Case:
 
 CASES = [
     Case("ADWIN", {"clock": 4, "delta": 0.05}),
+    Case("ConformalESR", {"false_alarm_every": 300, "reference_max": 31}),
     Case("PageHinkley", {"threshold": 3, "min_instances": 10}),
     Case("river.drift.ADWIN", {"clock": 4, "delta": 0.05}),
     Case("river.drift.PageHinkley", {"threshold": 3, "min_instances": 10}),
@@ -266,7 +267,9 @@ def test_refuses_an_incomplete_state(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.kind != "PageHinkley"], ids=lambda c: c.kind
+    "case",
+    [c for c in CASES if c.kind not in ("ConformalESR", "PageHinkley")],
+    ids=lambda c: c.kind,
 )
 def test_refuses_a_state_of_another_river(case: Case) -> None:
     state = {**case.make().state(), "river": "0.25.0"}
