@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detectors.ddm import DDM
     from detectors.eddm import EDDM
     from detectors.bank import Bank
+    from detectors.conformal_esr import ConformalESR
     from detectors.factory import detector_from_state, make_detector
     from detectors.mixture_esr import MixtureESR
     from detectors.fhddm import FHDDM
@@ -40,6 +41,7 @@ __all__ = [
     "HDDM_W",
     "Alarm",
     "Bank",
+    "ConformalESR",
     "Detector",
     "DetectorError",
     "MixtureESR",
