@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from detectors import make_detector
+from detectors import Bank, make_detector
 from detectors.compiled import FUNCTIONS
 from detectors.kinds import KINDS
+from detectors.row import RowDetector
 
 if TYPE_CHECKING:
     from detectors import Detector
@@ -41,11 +42,14 @@ class WarmUp(NamedTuple):
 
 
 def warm_up() -> WarmUp:
-    """Make the code of every kind of detector ready, and keep it where that is possible."""
+    """Make the code of every kind of detector, and its banks, ready; keep it where possible."""
     started_s = time.monotonic()
     kinds = [kind for kind, module in KINDS.items() if find_spec(module) is not None]
     for kind in kinds:
-        _exercise(make_detector(kind))
+        detector = make_detector(kind)
+        _exercise(detector)
+        if isinstance(detector, RowDetector):
+            _exercise_bank(detector)
     stats = [function.stats for function in FUNCTIONS]
     compiled = [one for one in stats if one.cache_misses]
     return WarmUp(
@@ -67,6 +71,16 @@ def warm_up_for(config: Config) -> None:
     for model in (config.defaults, *config.models.values()):
         for detector in model.detectors.values():
             _exercise(make_detector(detector.kind, detector.params))
+
+
+def _exercise_bank(detector: RowDetector) -> None:
+    bank = Bank(detector)
+    ids = bank.add(2)
+    bank.update(ids.repeat(len(_VALUES)), np.tile(_VALUES, 2))
+    bank.rebaseline(ids)
+    bank.readings(0)
+    Bank.from_state(bank.state())
+    bank.remove(bank.idle(before=1.0))
 
 
 def _exercise(detector: Detector) -> None:

@@ -132,20 +132,30 @@ class _Files(IndexDataCacheFile):  # type: ignore[misc]
         return f"{self._index_name.removesuffix('.nbi')}.{number}.nbc"
 
 
-class _BesideSource(InTreeCacheLocator):  # type: ignore[misc]
+class _Anywhere:
+    """What numba's places have in common here."""
+
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:
         # numba's own asks here whether the folder can be written to; saving asks again.
-        return cls(py_func, py_file)
+        return cls(py_func, py_file)  # type: ignore[call-arg]
+
+    def get_disambiguator(self) -> str:
+        # numba's is the line: a function that has only moved would get another file.
+        return "code"
 
 
-class _InChosenFolder(UserProvidedCacheLocator):  # type: ignore[misc]
+class _InChosenFolder(_Anywhere, UserProvidedCacheLocator):  # type: ignore[misc]
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:
         return cls(py_func, py_file) if config.CACHE_DIR else None
 
 
-class _InUserFolder(UserWideCacheLocator):  # type: ignore[misc]
+class _BesideSource(_Anywhere, InTreeCacheLocator):  # type: ignore[misc]
+    pass
+
+
+class _InUserFolder(_Anywhere, UserWideCacheLocator):  # type: ignore[misc]
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:
         self = cls(py_func, py_file)

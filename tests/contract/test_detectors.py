@@ -277,11 +277,6 @@ def test_refuses_an_incomplete_state(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if "." in c.kind], ids=lambda c: c.kind)
-@pytest.mark.parametrize(
-    "case",
-    [c for c in CASES if c.kind not in ("ConformalESR", "PageHinkley")],
-    ids=lambda c: c.kind,
-)
 def test_refuses_a_state_of_another_river(case: Case) -> None:
     state = {**case.make().state(), "river": "0.25.0"}
     with pytest.raises(ValueError, match=r"River 0\.25\.0.*install that version, or start"):
