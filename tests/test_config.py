@@ -1,5 +1,6 @@
 """The configuration: what is refused, with which path, and what is laid over what."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from detectors import make_detector
+from detectors.kinds import KINDS
 from stream.check import check_components
 from stream.config import Config, ConfigError, duration_ms, duration_text, load_config
 
@@ -312,6 +315,34 @@ def test_components_that_cannot_be_made_are_errors_with_their_path(model, messag
     with pytest.raises(ConfigError) as error:
         check_components(load_config({"models": {"m": model}}))
     assert str(error.value).startswith(f"models.m.{message}")
+
+
+KINDS_HERE = [kind for kind, module in KINDS.items() if find_spec(module) is not None]
+
+
+@pytest.mark.parametrize("kind", KINDS_HERE)
+def test_every_kind_is_had_by_its_name_and_names_what_it_may_be_told(kind):
+    classifier = {"task": "classification", "detectors": {"d": {"kind": kind}}}
+    check_components(load_config({"defaults": classifier}))
+    wrong = {"kind": kind, "params": {"no_such": 1}}
+    with pytest.raises(ConfigError) as error:
+        check_components(load_config({"defaults": {**classifier, "detectors": {"d": wrong}}}))
+    message = str(error.value)
+    assert message.startswith(f"defaults.detectors.d: {kind}: unknown parameter 'no_such'")
+    assert "(its parameters: " in message
+
+
+@pytest.mark.parametrize("kind", KINDS_HERE)
+def test_a_kind_of_ours_takes_every_loss_or_is_refused(kind):
+    for settings in ({"task": "regression"}, {"loss": "log_loss"}, {"loss": "scaled_absolute"}):
+        config = load_config({"defaults": {**settings, "detectors": {"d": {"kind": kind}}}})
+        if kind in ("DDM", "EDDM", "FHDDM", "HDDM_A", "HDDM_W"):
+            with pytest.raises(ConfigError, match=r"^defaults\.detectors\.d: .*0 or 1.*zero_one"):
+                check_components(config)
+        else:
+            check_components(config)
+            for x in (0.0, 0.25, 1.0):
+                make_detector(kind).update(x)
 
 
 BINARY = {"detectors": {"ddm": {"kind": "river.drift.binary.DDM"}}}
