@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from detectors.fhddm import FHDDM
     from detectors.hddm_a import HDDM_A
     from detectors.hddm_w import HDDM_W
+    from detectors.kswin import KSWIN
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
 
@@ -36,6 +37,7 @@ __all__ = [
     "FHDDM",
     "HDDM_A",
     "HDDM_W",
+    "KSWIN",
     "Alarm",
     "Detector",
     "DetectorError",
