@@ -21,6 +21,7 @@ from detectors.kinds import KINDS
 if TYPE_CHECKING:
     from detectors.adwin import ADWIN
     from detectors.factory import detector_from_state, make_detector
+    from detectors.focus import FOCuS
     from detectors.mixture_esr import MixtureESR
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
@@ -30,6 +31,7 @@ __all__ = [
     "Alarm",
     "Detector",
     "DetectorError",
+    "FOCuS",
     "MixtureESR",
     "PageHinkley",
     "RiverDetector",

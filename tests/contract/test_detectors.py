@@ -52,6 +52,8 @@ class Case:
 
 CASES = [
     Case("ADWIN", {"clock": 4, "delta": 0.05}),
+    Case("FOCuS", {"false_alarm_every": 300}, binary=True),
+    Case("FOCuS", {"family": "gaussian", "sd": 0.3, "baseline": 0.1, "threshold": 5}),
     Case("MixtureESR", {"false_alarm_every": 100}, bounded=True),
     Case("PageHinkley", {"threshold": 3, "min_instances": 10}),
     Case("river.drift.ADWIN", {"clock": 4, "delta": 0.05}),
