@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from detectors.fhddm import FHDDM
     from detectors.hddm_a import HDDM_A
     from detectors.hddm_w import HDDM_W
+    from detectors.focus import FOCuS
     from detectors.mixture_esr import MixtureESR
     from detectors.kswin import KSWIN
     from detectors.page_hinkley import PageHinkley
@@ -46,6 +47,7 @@ __all__ = [
     "ConformalESR",
     "Detector",
     "DetectorError",
+    "FOCuS",
     "MixtureESR",
     "PageHinkley",
     "RiverDetector",
