@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from detectors.eddm import EDDM
     from detectors.factory import detector_from_state, make_detector
     from detectors.fhddm import FHDDM
+    from detectors.focus import FOCuS
     from detectors.hddm_a import HDDM_A
     from detectors.hddm_w import HDDM_W
-    from detectors.focus import FOCuS
-    from detectors.mixture_esr import MixtureESR
     from detectors.kswin import KSWIN
+    from detectors.mixture_esr import MixtureESR
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
 
