@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,8 +43,7 @@ class WarmUp(NamedTuple):
 def warm_up() -> WarmUp:
     """Make the code of every kind of detector, and its banks, ready; keep it where possible."""
     started_s = time.monotonic()
-    kinds = [kind for kind, module in KINDS.items() if find_spec(module) is not None]
-    for kind in kinds:
+    for kind in KINDS:
         detector = make_detector(kind)
         _exercise(detector)
         if isinstance(detector, RowDetector):
@@ -53,7 +51,7 @@ def warm_up() -> WarmUp:
     stats = [function.stats for function in FUNCTIONS]
     compiled = [one for one in stats if one.cache_misses]
     return WarmUp(
-        n_kinds=len(kinds),
+        n_kinds=len(KINDS),
         n_compiled=len(compiled),
         n_lost=sum(one.cache_path is None for one in compiled),
         n_loaded=sum(bool(one.cache_hits) for one in stats),

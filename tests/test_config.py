@@ -1,6 +1,5 @@
 """The configuration: what is refused, with which path, and what is laid over what."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -317,10 +316,7 @@ def test_components_that_cannot_be_made_are_errors_with_their_path(model, messag
     assert str(error.value).startswith(f"models.m.{message}")
 
 
-KINDS_HERE = [kind for kind, module in KINDS.items() if find_spec(module) is not None]
-
-
-@pytest.mark.parametrize("kind", KINDS_HERE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_had_by_its_name_and_names_what_it_may_be_told(kind):
     classifier = {"task": "classification", "detectors": {"d": {"kind": kind}}}
     check_components(load_config({"defaults": classifier}))
@@ -332,7 +328,7 @@ def test_every_kind_is_had_by_its_name_and_names_what_it_may_be_told(kind):
     assert "(its parameters: " in message
 
 
-@pytest.mark.parametrize("kind", KINDS_HERE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_of_ours_takes_every_loss_or_is_refused(kind):
     for settings in ({"task": "regression"}, {"loss": "log_loss"}, {"loss": "scaled_absolute"}):
         config = load_config({"defaults": {**settings, "detectors": {"d": {"kind": kind}}}})
