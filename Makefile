@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 BROKERS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench bench-takeover faults faults-short faults-controls docs kafka kafka-stop clean
+.PHONY: help demo test lint check bench bench-takeover quality-defaults faults faults-short faults-controls docs kafka kafka-stop clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -37,6 +37,9 @@ bench: $(INSTALLED) ## Compare the whole path and each stage with the loop most 
 
 bench-takeover: $(INSTALLED) ## Time until another worker goes on where one was killed.
 	@$(BIN)/python -m tests.bench.bench_takeover
+
+quality-defaults: $(INSTALLED) ## How often a configuration without settings asks, for nothing and for something.
+	@$(BIN)/python -m tests.quality.defaults --outcomes $(or $(N),1000000) --seed $(or $(SEED),0)
 
 faults: $(INSTALLED) ## Hurt a Kafka of three brokers and its workers: make faults N=300 SEED=1.
 	@$(BIN)/python -m tests.faults.run --faults $(or $(N),20) --seed $(or $(SEED),0)

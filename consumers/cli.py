@@ -294,6 +294,31 @@ def verify(config: Config) -> None:
         )
 
 
+@cli.command()
+def warmup() -> None:
+    """Compile every detector now, and keep the code for every later start.
+
+    The code goes to the first of these that can be written to: $NUMBA_CACHE_DIR, the folder of the
+    program, the user's cache folder. A process reads it from wherever it is, so that it may be made
+    when an image is built, and used where nothing can be written.
+    """
+    from consumers.summary import counted
+    from consumers.warmup import warm_up
+
+    done = warm_up()
+    if done.n_lost:
+        raise click.ClickException(
+            f"{counted(done.n_lost, 'compiled function')} could not be kept: no cache folder can be"
+            " written to; set NUMBA_CACHE_DIR to one that can"
+        )
+    click.echo(
+        f"{counted(done.n_kinds, 'detector')} ready in {done.seconds:.1f} s:"
+        f" {counted(done.n_compiled, 'function')} compiled, {done.n_loaded:,} loaded"
+    )
+    for folder in done.folders:
+        click.echo(f"in {folder}")
+
+
 @cli.group()
 def config() -> None:
     """Check a configuration, or show what one may say."""

@@ -13,6 +13,7 @@ from consumers.announce import announcer
 from consumers.settings import open_broker, state_key
 from consumers.sink_process import SinkProcess
 from consumers.summary import summarize
+from consumers.warmup import warm_up_for
 from consumers.worker import Worker
 
 if TYPE_CHECKING:
@@ -47,10 +48,13 @@ def run(
     Raises:
         BrokerError: the broker cannot be used, a commit cannot be made, or another worker owns
             every partition.
+        ValueError: a configured detector cannot be made.
     """
     started_s = time.monotonic()
     # Pending predictions are many and live long; looking through them for cycles is wasted.
     gc.set_threshold(50_000, 20, 100)
+    # Before it has partitions: where code is to be compiled, that takes seconds.
+    warm_up_for(config)
     sink: SinkProcess | None = None
     with open_broker(config) as broker, _stop_signals() as signals:
         try:

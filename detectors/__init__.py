@@ -20,15 +20,35 @@ from detectors.kinds import KINDS
 
 if TYPE_CHECKING:
     from detectors.adwin import ADWIN
+    from detectors.bank import Bank
+    from detectors.conformal_esr import ConformalESR
+    from detectors.ddm import DDM
+    from detectors.eddm import EDDM
     from detectors.factory import detector_from_state, make_detector
+    from detectors.fhddm import FHDDM
+    from detectors.focus import FOCuS
+    from detectors.hddm_a import HDDM_A
+    from detectors.hddm_w import HDDM_W
+    from detectors.kswin import KSWIN
+    from detectors.mixture_esr import MixtureESR
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
 
 __all__ = [
     "ADWIN",
+    "DDM",
+    "EDDM",
+    "FHDDM",
+    "HDDM_A",
+    "HDDM_W",
+    "KSWIN",
     "Alarm",
+    "Bank",
+    "ConformalESR",
     "Detector",
     "DetectorError",
+    "FOCuS",
+    "MixtureESR",
     "PageHinkley",
     "RiverDetector",
     "detector_from_state",

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 MAGNITUDE_MAX = 1e150
 
 
-def number(x: float) -> float:
+def number(x: float, low: float = -MAGNITUDE_MAX, high: float = MAGNITUDE_MAX) -> float:
     """`x` as a float that a detector can use.
 
     Raises:
-        ValueError: `x` is NaN, infinite, or beyond `MAGNITUDE_MAX`.
+        ValueError: `x` is NaN, infinite, or not from `low` to `high`.
     """
     x = finite(x)
-    if abs(x) > MAGNITUDE_MAX:
-        raise ValueError(f"a detector takes numbers up to {MAGNITUDE_MAX:g} in size, got {x:g}")
+    if not low <= x <= high:
+        raise ValueError(f"this detector takes numbers from {low:g} to {high:g}, got {x:g}")
     return x
 
 
@@ -46,17 +46,19 @@ def bit(x: float) -> float:
     return x
 
 
-def row(kind: str, stored: Any, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The numbers of a stored row, as many as a baseline's.
+def row(
+    kind: str, n_seen: int, stored: Any, is_whole: Callable[[NDArray[np.float64]], bool]
+) -> NDArray[np.float64]:
+    """A stored row, with the count in front.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it is not one of numbers, or not whole.
     """
     try:
-        numbers = np.array(stored, dtype=np.float64)
+        numbers = np.concatenate([[n_seen], np.array(stored, dtype=np.float64)])
     except (TypeError, ValueError):
         numbers = np.empty(0)
-    if numbers.shape != baseline.shape or np.isnan(numbers).any():
+    if np.isnan(numbers).any() or not is_whole(numbers):
         raise ValueError(f"the row in this state of {kind} is damaged; start it anew")
     return numbers
 
@@ -103,6 +105,13 @@ def whole(name: str, value: int, *, low: int, high: int) -> int:
     if isinstance(value, bool) or not low <= integer <= high:
         raise ValueError(f"{name} is a whole number from {low} to {high}, got {value!r}")
     return integer
+
+
+def flag(name: str, value: bool) -> bool:
+    """A parameter that is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is true or false, got {value!r}")
+    return value
 
 
 def _interval(low: float, high: float, open_at: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from detectors import checks
 from detectors.base import Alarm, Direction, Kind
 from detectors.compiled import (
     DIRECTION,
+    GROW,
     MEAN_AFTER,
     MEAN_BEFORE,
     N_AFTER,
@@ -38,26 +40,36 @@ class RowDetector(ABC):
     """The common part of the compiled detectors; `detectors.base.Detector` says what it promises.
 
     A subclass says what it is called in a state and a configuration (`kind`), the version of its
-    row's layout (`row_format`), whether it takes only 0 and 1 (`is_binary`), and the loops over its
-    compiled step; and it gives the row of a new baseline, without the count in front.
+    row's layout (`row_format`), whether it takes only 0 and 1 (`is_binary`) or values of which
+    range (`low`, `high`), and the loops over its compiled step; and it gives the row of a new
+    baseline, without the count in front.
 
     Args:
         params: the checked parameters, by name.
         numbers: the parameters as the step takes them.
         baseline: the row of a new baseline, without the count.
+        widths: how wide a row may be, count included, for a detector whose memory grows; the
+            first is that of a new baseline.
     """
 
     kind: ClassVar[str]
     row_format: ClassVar[int] = 1
     is_binary: ClassVar[bool] = False
+    low: float = -checks.MAGNITUDE_MAX
+    high: float = checks.MAGNITUDE_MAX
     loops: ClassVar[Loops]
 
     def __init__(
-        self, params: Mapping[str, Any], numbers: Sequence[float], baseline: Sequence[float]
+        self,
+        params: Mapping[str, Any],
+        numbers: Sequence[float],
+        baseline: Sequence[float],
+        widths: Sequence[int] = (),
     ) -> None:
         self._params = dict(params)
         self._numbers = np.array(numbers, dtype=np.float64)
         self._baseline = np.array(baseline, dtype=np.float64)
+        self._widths = tuple(widths) or (len(baseline) + 1,)
         self._row = np.concatenate([[0.0], self._baseline])
         self._found = np.zeros(N_FOUND)
 
@@ -72,8 +84,11 @@ class RowDetector(ABC):
         Raises:
             ValueError: `x` is not a number the detector can use; the state is as it was.
         """
-        x = checks.bit(x) if self.is_binary else checks.number(x)
+        x = checks.bit(x) if self.is_binary else checks.number(x, self.low, self.high)
         kind = self.loops.one(self._row, x, self._numbers, self._found)
+        if kind == GROW:
+            self._row = widened(self._row, self._widths)
+            return self.update(x)
         return _alarm(kind, self.n_seen - 1, self._found.tolist()) if kind else None
 
     def update_many(self, xs: NDArray[np.float64]) -> list[Alarm]:
@@ -82,24 +97,58 @@ class RowDetector(ABC):
         Raises:
             ValueError: the detector cannot use some value; none has been taken.
         """
-        values = usable(xs, is_binary=self.is_binary)
+        values = usable(xs, is_binary=self.is_binary, low=self.low, high=self.high)
         alarms: list[Alarm] = []
-        for start in range(0, len(values), _CHUNK):
-            self._take(values[start : start + _CHUNK], alarms)
+        start = 0
+        while start < len(values):
+            start += self._take(values[start : start + _CHUNK], alarms)
         return alarms
 
-    def _take(self, values: NDArray[np.float64], alarms: list[Alarm]) -> None:
+    def _take(self, values: NDArray[np.float64], alarms: list[Alarm]) -> int:
+        """Take values while the row is wide enough, and say how many."""
         n_before = self.n_seen
         at = np.empty(len(values), dtype=np.int64)
         kinds = np.empty(len(values), dtype=np.int8)
         found = np.empty((len(values) + 1, N_FOUND))
         n = self.loops.many(self._row, values, self._numbers, at, kinds, found)
+        n_taken = len(values)
+        if n and kinds[n - 1] == GROW:
+            n -= 1
+            n_taken = int(at[n])
+            self._row = widened(self._row, self._widths)
         for position, kind, row in zip(at[:n], kinds[:n], found[:n], strict=True):
             alarms.append(_alarm(int(kind), n_before + int(position), row.tolist()))
+        return n_taken
 
     def rebaseline(self) -> None:
         """Forget the past and take a new baseline from the next value on; `n_seen` goes on."""
-        self._row[1:] = self._baseline
+        self._row = np.concatenate([self._row[:1], self._baseline])
+
+    def with_row(self, row: NDArray[np.float64]) -> Self:
+        """A detector of the same kind and parameters that goes on from a copy of `row`."""
+        other = copy(self)
+        other._row, other._found = row.copy(), np.zeros(N_FOUND)  # noqa: SLF001
+        return other
+
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """The parameters as the step takes them."""
+        return self._numbers
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return dict(self._params)
+
+    @property
+    def baseline(self) -> NDArray[np.float64]:
+        """The row of a new baseline, without the count."""
+        return self._baseline
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How wide a row may be, the narrowest, which is that of a new baseline, first."""
+        return self._widths
 
     @abstractmethod
     def readings(self) -> dict[str, float]:
@@ -112,7 +161,7 @@ class RowDetector(ABC):
             "format": self.row_format,
             "params": dict(self._params),
             "n_seen": self.n_seen,
-            "row": self._row[1:].tolist(),
+            "row": self._row[1 : self._used(self._row)].tolist(),
         }
 
     @classmethod
@@ -125,12 +174,33 @@ class RowDetector(ABC):
         checks.check_state(state, cls.kind, cls.row_format, "row")
         self: Self = checks.made(cls, cls.kind, state["params"])
         n_seen = checks.whole("n_seen", state["n_seen"], low=0, high=2**53)
-        row = checks.row(cls.kind, state["row"], self._baseline)
-        self._row = np.concatenate([[float(n_seen)], row])
+        row = checks.row(cls.kind, n_seen, state["row"], self._is_whole)
+        width = next(width for width in self._widths if width >= len(row))
+        self._row = np.concatenate([row, np.zeros(width - len(row))])
         return self
 
+    def _used(self, row: NDArray[np.float64]) -> int:
+        """How many numbers of a row are worth keeping; the rest are 0."""
+        return len(row)
 
-def usable(xs: NDArray[np.float64], *, is_binary: bool) -> NDArray[np.float64]:
+    def _is_whole(self, row: NDArray[np.float64]) -> bool:
+        """Whether this can be the used part of a row."""
+        return len(row) == self._widths[0]
+
+
+def widened(row: NDArray[np.float64], widths: Sequence[int]) -> NDArray[np.float64]:
+    """A row with the next width."""
+    width = next(width for width in widths if width > len(row))
+    return np.concatenate([row, np.zeros(width - len(row))])
+
+
+def usable(
+    xs: NDArray[np.float64],
+    *,
+    is_binary: bool,
+    low: float = -checks.MAGNITUDE_MAX,
+    high: float = checks.MAGNITUDE_MAX,
+) -> NDArray[np.float64]:
     """A one-dimensional array, contiguous, of values that a detector can use.
 
     Raises:
@@ -139,11 +209,10 @@ def usable(xs: NDArray[np.float64], *, is_binary: bool) -> NDArray[np.float64]:
     if np.ndim(xs) != 1:
         raise ValueError(f"a detector takes a one-dimensional array, got shape {np.shape(xs)}")
     array = np.ascontiguousarray(xs, dtype=np.float64)
-    high = checks.MAGNITUDE_MAX
-    position = first_no_bit(array) if is_binary else first_beyond(array, -high, high)
+    position = first_no_bit(array) if is_binary else first_beyond(array, low, high)
     if position >= 0:
         try:
-            (checks.bit if is_binary else checks.number)(array[position])
+            checks.bit(array[position]) if is_binary else checks.number(array[position], low, high)
         except ValueError as error:
             raise ValueError(f"{error} at position {position} of the array") from None
     return array

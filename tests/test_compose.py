@@ -89,6 +89,22 @@ def test_the_image_is_not_run_by_root_and_versions_are_fixed():
         assert re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", image), f"{image} has no fixed version"
 
 
+def test_the_image_starts_with_compiled_detectors():
+    steps = DOCKERFILE[DOCKERFILE.rindex("FROM ") :]
+    folder = re.search(r"NUMBA_CACHE_DIR=(\S+)", steps)[1]
+    # Under no volume, made for the user who fills it, and for processors other than the builder's.
+    assert not any(v.split(":")[1] == folder for s in OURS.values() for v in s.get("volumes", ()))
+    order = (
+        f"--owner streamgauge {folder}",
+        "USER ",
+        "NUMBA_CPU_NAME=generic",
+        "RUN streamgauge warmup",
+    )
+    places = [steps.index(step) for step in order]
+    assert places == sorted(places)
+    parsed(["warmup"])
+
+
 def test_kafka_is_the_version_that_is_tested():
     from tests.kafka import jars  # noqa: PLC0415 - beside the one thing that is asked of it
 

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from detectors import make_detector
+from detectors.kinds import KINDS
 from stream.check import check_components
 from stream.config import Config, ConfigError, duration_ms, duration_text, load_config
 
@@ -60,7 +62,7 @@ BAD = {
     "k of none": ({"defaults": {"policy": {"rule": "at_least", "k": 0}}}, "defaults.policy.k: "),
     "k beyond the detectors": (
         {"defaults": {"policy": {"rule": "at_least", "k": 3}}},
-        "defaults: policy.k is 3, but only 2 detectors ask",
+        "defaults: policy.k is 3, and detectors that ask: 1",
     ),
     "k beyond the detectors that ask": (
         {
@@ -69,7 +71,7 @@ BAD = {
                 "detectors": {"a": {"kind": "ADWIN", "asks": False}},
             }
         },
-        "defaults: policy.k is 1, but only 0 detectors ask",
+        "defaults: policy.k is 1, and detectors that ask: 0",
     ),
     "metric without bound": (
         {"defaults": {"policy": {"metric": {"name": "mae"}}}},
@@ -312,6 +314,31 @@ def test_components_that_cannot_be_made_are_errors_with_their_path(model, messag
     with pytest.raises(ConfigError) as error:
         check_components(load_config({"models": {"m": model}}))
     assert str(error.value).startswith(f"models.m.{message}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_had_by_its_name_and_names_what_it_may_be_told(kind):
+    classifier = {"task": "classification", "detectors": {"d": {"kind": kind}}}
+    check_components(load_config({"defaults": classifier}))
+    wrong = {"kind": kind, "params": {"no_such": 1}}
+    with pytest.raises(ConfigError) as error:
+        check_components(load_config({"defaults": {**classifier, "detectors": {"d": wrong}}}))
+    message = str(error.value)
+    assert message.startswith(f"defaults.detectors.d: {kind}: unknown parameter 'no_such'")
+    assert "(its parameters: " in message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_ours_takes_every_loss_or_is_refused(kind):
+    for settings in ({"task": "regression"}, {"loss": "log_loss"}, {"loss": "scaled_absolute"}):
+        config = load_config({"defaults": {**settings, "detectors": {"d": {"kind": kind}}}})
+        if kind in ("DDM", "EDDM", "FHDDM", "HDDM_A", "HDDM_W"):
+            with pytest.raises(ConfigError, match=r"^defaults\.detectors\.d: .*0 or 1.*zero_one"):
+                check_components(config)
+        else:
+            check_components(config)
+            for x in (0.0, 0.25, 1.0):
+                make_detector(kind).update(x)
 
 
 BINARY = {"detectors": {"ddm": {"kind": "river.drift.binary.DDM"}}}

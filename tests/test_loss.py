@@ -73,6 +73,13 @@ def test_the_scale_settles_after_1000_outcomes_and_no_outlier_moves_it():
     assert loss.one(median, 0.0) == pytest.approx(0.5)
 
 
+def test_errors_of_0_say_nothing_of_the_scale():
+    loss = ScaledAbsoluteError()
+    mixed = [error for k in range(1, 401) for error in (0.0, float(k), 0.0)][:1000]
+    assert loss.values(errors(mixed))[::3].tolist() == [0.0] * 334
+    assert loss.values(errors([0.0, 167.0, 501.0])) == pytest.approx([0, 0.5, 0.75])
+
+
 def test_all_errors_zero_then_one_that_is_not():
     loss = ScaledAbsoluteError()
     assert loss.values(errors([0.0] * 1500)).tolist() == [0.0] * 1500

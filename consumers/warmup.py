@@ -1,0 +1,89 @@
+"""Machine code made before it is needed, so that no batch of events waits for a compiler."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from detectors import Bank, make_detector
+from detectors.compiled import FUNCTIONS
+from detectors.kinds import KINDS
+from detectors.row import RowDetector
+
+if TYPE_CHECKING:
+    from detectors import Detector
+    from stream.config import Config
+
+# What every detector takes, those of 0 and 1 too; enough for windows to grow, and a change.
+_VALUES = np.repeat([0.0, 1.0], 250)
+
+
+class WarmUp(NamedTuple):
+    """What a warm-up came to.
+
+    Attributes:
+        n_kinds: kinds of detectors that are ready.
+        n_compiled: functions that had to be compiled.
+        n_lost: of those, the functions whose code could not be kept.
+        n_loaded: functions whose code was kept already.
+        folders: where the code is.
+        seconds: how long it took.
+    """
+
+    n_kinds: int
+    n_compiled: int
+    n_lost: int
+    n_loaded: int
+    folders: tuple[str, ...]
+    seconds: float
+
+
+def warm_up() -> WarmUp:
+    """Make the code of every kind of detector, and its banks, ready; keep it where possible."""
+    started_s = time.monotonic()
+    for kind in KINDS:
+        detector = make_detector(kind)
+        _exercise(detector)
+        if isinstance(detector, RowDetector):
+            _exercise_bank(detector)
+    stats = [function.stats for function in FUNCTIONS]
+    compiled = [one for one in stats if one.cache_misses]
+    return WarmUp(
+        n_kinds=len(KINDS),
+        n_compiled=len(compiled),
+        n_lost=sum(one.cache_path is None for one in compiled),
+        n_loaded=sum(bool(one.cache_hits) for one in stats),
+        folders=tuple(sorted({one.cache_path for one in stats if one.cache_path is not None})),
+        seconds=time.monotonic() - started_s,
+    )
+
+
+def warm_up_for(config: Config) -> None:
+    """Make the code of the configured detectors ready.
+
+    Raises:
+        ValueError: a detector cannot be made.
+    """
+    for model in (config.defaults, *config.models.values()):
+        for detector in model.detectors.values():
+            _exercise(make_detector(detector.kind, detector.params))
+
+
+def _exercise_bank(detector: RowDetector) -> None:
+    bank = Bank(detector)
+    ids = bank.add(2)
+    bank.update(ids.repeat(len(_VALUES)), np.tile(_VALUES, 2))
+    bank.rebaseline(ids)
+    bank.readings(0)
+    Bank.from_state(bank.state())
+    bank.remove(bank.idle(before=1.0))
+
+
+def _exercise(detector: Detector) -> None:
+    detector.update_many(_VALUES)
+    detector.update(0.0)
+    detector.readings()
+    detector.state()
+    detector.rebaseline()
