@@ -39,6 +39,9 @@ NOTHING, DRIFT, WARNING, GROW = 0, 1, 2, 3
 DIRECTION, STATISTIC, THRESHOLD, MEAN_BEFORE, MEAN_AFTER, N_AFTER = range(6)
 N_FOUND = 6
 
+# Values that are checked at once.
+_BLOCK = 1024
+
 
 # All that `compiled` has made, in order.
 FUNCTIONS: list[Any] = []
@@ -96,12 +99,15 @@ def loops(step: Callable[..., int]) -> Loops:
         found: NDArray[np.float64],
     ) -> int:
         n = 0
+        # Taken once: to take a row of an array costs as much as a simple step.
+        last = found[len(xs)]
         for i in range(len(xs)):
             row[0] += 1
-            kind = step(row, xs[i], params, found[n])
+            kind = step(row, xs[i], params, last)
             if kind != NOTHING:
                 at[n] = i
                 kinds[n] = kind
+                found[n] = last
                 n += 1
                 if kind == GROW:
                     row[0] -= 1
@@ -123,7 +129,14 @@ def first_beyond(xs: NDArray[np.float64], low: float, high: float) -> int:
 @compiled
 def first_no_bit(xs: NDArray[np.float64]) -> int:
     """Position of the first value that is neither 0 nor 1, -1 for none."""
-    for i in range(len(xs)):
-        if xs[i] != 0 and xs[i] != 1:
-            return i
+    # In blocks without a way out: those are compared several values at a time.
+    for start in range(0, len(xs), _BLOCK):
+        block = xs[start : start + _BLOCK]
+        n_others = 0
+        for x in block:
+            n_others += (x != 0) & (x != 1)
+        if n_others:
+            for i in range(len(block)):
+                if block[i] != 0 and block[i] != 1:
+                    return start + i
     return -1

@@ -33,6 +33,9 @@ _WIDTH = 10
 # The parameters, and the power that is a square root.
 _WARM_START, _ALPHA, _BETA, _HALF = range(4)
 
+# Far more than two ways to take a root differ by, relative to it.
+_SLACK = 1e-9
+
 
 @compiled
 def _step(
@@ -55,6 +58,15 @@ def _step(
     if n <= params[_WARM_START]:
         return NOTHING
     variance = row[_SQUARES] / (errors - 1) if errors > 1 else 0.0
+    # Between the levels, where most values are, the quicker root does.
+    roughly = mean + 2 * math.sqrt(variance)
+    if (
+        errors > params[_WARM_START]
+        and params[_ALPHA] * row[_MAX] < roughly * (1 - _SLACK)
+        and roughly * (1 + _SLACK) < row[_MAX]
+    ):
+        row[_IN_WARNING] = 0
+        return NOTHING
     # A power, as in River: of a thousand square roots it rounds one differently. It is a parameter
     # so that the compiler does not see that it is one half.
     spread = mean + 2 * math.pow(variance, params[_HALF])

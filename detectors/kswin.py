@@ -54,22 +54,11 @@ def _renew(words: NDArray[np.float64]) -> None:
 
 
 @compiled
-def _below(row: NDArray[np.float64], n: int, n_bits: int) -> int:
-    """A whole number from 0 and below n, which has n_bits bits, as Python's random draws it."""
-    while True:
-        used = int(row[_USED])
-        if used == _N_WORDS:
-            _renew(row[_WORDS:_RING])
-            used = 0
-        row[_USED] = used + 1
-        word = int(row[_WORDS + used])
-        word ^= word >> 11
-        word ^= (word << 7) & 0x9D2C5680
-        word ^= (word << 15) & 0xEFC60000
-        word ^= word >> 18
-        drawn = word >> (32 - n_bits)
-        if drawn < n:
-            return drawn
+def _tempered(word: int) -> int:
+    word ^= word >> 11
+    word ^= (word << 7) & 0x9D2C5680
+    word ^= (word << 15) & 0xEFC60000
+    return word ^ (word >> 18)
 
 
 @compiled
@@ -82,24 +71,26 @@ def _n_bits(n: int) -> int:
 
 @compiled
 def _sample(row: NDArray[np.float64], n: int, k: int, from_pool: bool) -> NDArray[np.int64]:
-    """K of the numbers below n, those that Python's `random.sample(range(n), k)` draws."""
-    bits = _n_bits(n)
-    if from_pool:
-        pool = np.arange(n)
-        for left in range(n, n - k, -1):
-            if left < 1 << (bits - 1):
-                bits -= 1
-            position = _below(row, left, bits)
-            pool[position], pool[left - 1] = pool[left - 1], pool[position]
-        return pool[n - k :]
-    taken = np.zeros(n, dtype=np.bool_)
+    """Some k of the numbers below n: what Python's `random.sample(range(n), k)` draws."""
+    bits, used = _n_bits(n), int(row[_USED])
+    pool = np.arange(n)
     sample = np.empty(k, dtype=np.int64)
     for i in range(k):
-        number = _below(row, n, bits)
-        while taken[number]:
-            number = _below(row, n, bits)
-        taken[number] = True
-        sample[i] = number
+        left = n - i if from_pool else n
+        if left < 1 << (bits - 1):
+            bits -= 1
+        while True:
+            if used == _N_WORDS:
+                _renew(row[_WORDS:_RING])
+                used = 0
+            drawn = _tempered(int(row[_WORDS + used])) >> (32 - bits)
+            used += 1
+            if drawn < left and pool[drawn] >= 0:
+                break
+        sample[i] = pool[drawn]
+        # Not to be drawn again: another takes its place, or it is marked.
+        pool[drawn] = pool[left - 1] if from_pool else -1
+    row[_USED] = used
     return sample
 
 
