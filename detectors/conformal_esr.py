@@ -255,9 +255,12 @@ class ConformalESR(RowDetector):
     intervals between the kept values are jointly Dirichlet distributed, the counts in them are
     Polya's urn, and what each interval is taken to be worth is its probability given the past. So
     every f_k has expectation 1. Measured only: values that repeat. Given the past, the expectation
-    is then off by what the counts are off, in either direction. Smoothing the rank at random,
-    as is usual, would repair this and take twice as long to notice a change in zeros and ones.
-    Dependence between values (autocorrelation) breaks the guarantee.
+    is then off by what the counts are off, in either direction. (Smoothing the rank at random, as
+    is usual, would repair this and take twice as long to notice a change in zeros and ones.) At
+    `false_alarm_every` of 100,000 there were .74 to .90 false alarms in 100,000 values, over 20
+    million values each of zeros and ones (at .01, .02, .2 and .5), counts, rounded values, zeros
+    mixed with others, and normal, t(2.5), beta and exponential values. Dependence between values
+    (autocorrelation) breaks the guarantee.
 
     `direction` is `up` or `down` where the location has moved, and `none` where a change of scale
     explains the ranks ten times better. `onset` is where the CUSUM of the bet that explains them
