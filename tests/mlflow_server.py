@@ -47,7 +47,7 @@ class MLflowServer:
                 stderr=output,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 return self.get("/health")
