@@ -62,7 +62,7 @@ BAD = {
     "k of none": ({"defaults": {"policy": {"rule": "at_least", "k": 0}}}, "defaults.policy.k: "),
     "k beyond the detectors": (
         {"defaults": {"policy": {"rule": "at_least", "k": 3}}},
-        "defaults: policy.k is 3, and detectors that ask: 1",
+        "defaults: policy.k is 3, and detectors that ask: 2",
     ),
     "k beyond the detectors that ask": (
         {
