@@ -141,16 +141,16 @@ class MixtureESR(RowDetector):
     the component with the largest M_k, and `onset` the start from which its product is largest: for
     values that scatter far less than bits it can lie well before the change.
 
-    Proved, for a `baseline` that is given and values that are not `autocorrelated`: while the mean
-    of every value given those before is m (with one side: at most, or at least, m), whatever their
+    Proved, for a `baseline` that is given and `autocorrelated=False`: while the mean of every value
+    given those before is m (with one side: at most, or at least, m), whatever their
     distribution in [0, 1], the sum of the M_k less the count of values is a martingale, so the mean
     number of values up to a false alarm is at least N.
 
     Measured, with the running mean, false alarms in N = 100,000 values over 20 million: .75 to .99
     on independent bits of mean .01 to .5, and .91 to .97 on Markov chains of bits of correlation
-    .3, where there are about 30 without `autocorrelated`. Values until the alarm, with a baseline given and 5,000 values before
-    the change, median and 90 % quantile: 262 and 482 for bits whose mean goes from .2 to .3, 83 and
-    145 from .2 to .4, 2,180 and 4,328 from .02 to .03.
+    .3, where there are about 30 without `autocorrelated`. Values until the alarm, with a baseline
+    given and 5,000 values before the change, median and 90 % quantile: 262 and 482 for bits whose
+    mean goes from .2 to .3, 83 and 145 from .2 to .4, 2,180 and 4,328 from .02 to .03.
 
     Raises:
         ValueError: a parameter is out of its range; or, later, a value is not from 0 to 1.
