@@ -24,6 +24,7 @@ from detectors.compiled import (
     STATISTIC,
     THRESHOLD,
     compiled,
+    compiled_making,
 )
 from detectors.factory import make_detector
 from detectors.row import RowDetector, usable
@@ -371,6 +372,12 @@ _prefetch: Callable[..., None] = intrinsic(_fetching)
 
 
 @compiled
+def _copy(source: NDArray[np.float64], i: int, target: NDArray[np.float64], j: int, n: int) -> None:
+    for k in range(n):
+        target[j + k] = source[i + k]
+
+
+@compiled
 def _taken(
     c: int,
     arena: NDArray[np.float64],
@@ -411,7 +418,7 @@ def _place(
     """Give each of `ids` a narrow row like `row`."""
     for id_ in ids:
         line = _taken(0, arena, lines, free, end)
-        arena[line * _LINE : line * _LINE + len(row)] = row
+        _copy(row, 0, arena, line * _LINE, len(row))
         slots[id_] = line << _WIDTH_BITS
 
 
@@ -432,7 +439,7 @@ def _moved(
     if new < 0:
         return False
     source, target = old * _LINE, new * _LINE
-    arena[target : target + widths[c]] = arena[source : source + widths[c]]
+    _copy(arena, source, arena, target, widths[c])
     arena[target + widths[c] : target + widths[c + 1]] = 0
     _freed(c, old, arena, free)
     slots[id_] = new << _WIDTH_BITS | c + 1
@@ -501,7 +508,7 @@ def _first_unknown(slots: NDArray[np.int64], ids: NDArray[np.int64]) -> int:
     return -1
 
 
-@compiled
+@compiled_making
 def _idle(arena: NDArray[np.float64], slots: NDArray[np.int64], before: float) -> NDArray[np.int64]:
     found = np.empty(len(slots), dtype=np.int64)
     n = 0
@@ -534,12 +541,12 @@ def _rebaseline(
 ) -> None:
     for id_ in ids:
         first = (slots[id_] >> _WIDTH_BITS) * _LINE + 2
-        arena[first : first + len(baseline)] = baseline
+        _copy(baseline, 0, arena, first, len(baseline))
         rest = widths[slots[id_] & (1 << _WIDTH_BITS) - 1] - 2
         arena[first + len(baseline) : first + rest] = 0
 
 
-@compiled
+@compiled_making
 def _gathered(
     arena: NDArray[np.float64],
     slots: NDArray[np.int64],
@@ -549,8 +556,7 @@ def _gathered(
     rows = np.empty(widths.sum())
     start = 0
     for id_, width in zip(ids, widths):  # noqa: B905 - numba knows no `strict`
-        first = (slots[id_] >> _WIDTH_BITS) * _LINE
-        rows[start : start + width] = arena[first : first + width]
+        _copy(arena, (slots[id_] >> _WIDTH_BITS) * _LINE, rows, start, width)
         start += width
     return rows
 
@@ -568,8 +574,7 @@ def _scatter(
 ) -> None:
     start = 0
     for i in range(len(ids)):
-        first = end[0] * _LINE
-        arena[first : first + widths[i]] = rows[start : start + widths[i]]
+        _copy(rows, start, arena, end[0] * _LINE, widths[i])
         slots[ids[i]] = end[0] << _WIDTH_BITS | which[i]
         end[0] += lines[which[i]]
         start += widths[i]

@@ -22,6 +22,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numba
+from numba.core.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,18 +41,40 @@ N_FOUND = 6
 
 
 def compiled(function: Function) -> Function:
-    """The function as machine code, compiled at its first call and kept for other processes."""
+    """The function as machine code, compiled at its first call and kept for other processes.
+
+    It is made part of the compiled functions that call it, divides as IEEE 754 says, and cannot
+    make arrays, so that no references to them are counted.
+    """
+    return _compiled(function, _nrt=False, forceinline=True)
+
+
+def compiled_making(function: Function) -> Function:
+    """A function that makes arrays, as machine code; otherwise as `compiled`."""
+    return _compiled(function)
+
+
+def _compiled(function: Function, **options: bool) -> Function:
+    options |= {"nogil": True}
     try:
-        dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        dispatcher = numba.njit(cache=True, error_model="numpy", **options)(function)
     except RuntimeError:  # nowhere to keep it: every process compiles it
-        dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+        dispatcher = numba.njit(error_model="numpy", **options)(function)
     # numba's cache knows a function that another one closes over by this name alone, and by
-    # default it is another one in every process. Its code is in it, so that a change is noticed.
-    code = function.__code__
-    text = repr((code.co_code, code.co_consts, code.co_names))
-    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    dispatcher._set_uuid(f"{function.__module__}.{function.__qualname__}-{digest}")  # noqa: SLF001
+    # default it is another one in every process. What makes its code is in it, so that a change
+    # is noticed.
+    dispatcher._set_uuid(f"{function.__module__}.{function.__qualname__}-{_digest(function)}")  # noqa: SLF001
     return dispatcher  # type: ignore[no-any-return]
+
+
+def _digest(function: Callable[..., Any]) -> str:
+    """A hash of a function's code, of the numbers it names, and of the compiled ones it calls."""
+    code = function.__code__
+    named = [function.__globals__.get(name) for name in code.co_names]
+    parts = [code.co_code, code.co_consts, code.co_names]
+    parts += [value for value in named if isinstance(value, int | float)]
+    parts += [value._uuid for value in named if isinstance(value, Dispatcher)]  # noqa: SLF001
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 class Loops(NamedTuple):
@@ -96,17 +119,25 @@ def loops(step: Callable[..., int]) -> Loops:
         kinds: NDArray[np.int8],
         found: NDArray[np.float64],
     ) -> int:
-        n = 0
-        for i in range(len(xs)):
-            row[0] += 1
-            kind = step(row, xs[i], params, found[n])
-            if kind != NOTHING:
-                at[n] = i
-                kinds[n] = kind
-                n += 1
-                if kind == GROW:
-                    row[0] -= 1
+        n = i = 0
+        while i < len(xs):
+            # What is done at an alarm is no part of the inner loop, so that the compiler can keep
+            # the row in registers.
+            kind = NOTHING
+            while i < len(xs):
+                row[0] += 1
+                kind = step(row, xs[i], params, found[n])
+                i += 1
+                if kind != NOTHING:
                     break
+            if kind == NOTHING:
+                break
+            at[n] = i - 1
+            kinds[n] = kind
+            n += 1
+            if kind == GROW:
+                row[0] -= 1
+                break
         return n
 
     return Loops(step, compiled(one), compiled(many))
