@@ -31,11 +31,15 @@ OnDrift = Literal["reset", "shrink"]
 _INT_MAX = 2**31 - 1
 # Levels of buckets, of 1, 2, 4, ... values each, that hold more values than a float64 can count.
 _LEVELS_MAX = 54
+_COUNT_BITS = 14
+_SLACK = 1 - 1e-9
+_COUNT_MAX = (1 << _COUNT_BITS) - 1
 
 # The row: of the window its width, sum, and sum of squared deviations from the mean; values since
-# the last look for a change; and its highest level. Then the levels, those of single values first:
-# the number of buckets, their sums, oldest first, and, but for single values, their sums of squared
-# deviations. So a row that ends with a lower level is the beginning of one with more.
+# the last look for a change; and its highest level. Then the levels, those of single values first,
+# so that a row that ends with a lower level is the beginning of one with more. A level has the
+# number of its buckets with the place of the oldest, then their sums, and, but for single values,
+# their sums of squared deviations, both as rings.
 _WIDTH, _TOTAL, _SQUARES, _TICK, _TOP, _LEVELS = range(1, 7)
 # The parameters.
 _DELTA, _CLOCK, _MAX_BUCKETS, _MIN_LENGTH, _GRACE, _SHRINK = range(6)
@@ -50,12 +54,25 @@ def _level(k: int, max_buckets: int) -> int:
 @compiled
 def _has_room(row: NDArray[np.float64], max_buckets: int) -> bool:
     """Whether the row is wide enough for the buckets as they are after one more value."""
-    at = _LEVELS
-    for k in range(1, int(row[_TOP]) + 2):
-        if row[at] < max_buckets:
-            return True
-        at = _level(k, max_buckets)
-    return _level(int(row[_TOP]) + 2, max_buckets) <= len(row)
+    top = int(row[_TOP])
+    if _level(top + 2, max_buckets) <= len(row):
+        return True
+    k = 0
+    while k <= top and _count(row, _level(k, max_buckets)) == max_buckets:
+        k += 1
+    return k <= top
+
+
+@compiled
+def _count(row: NDArray[np.float64], at: int) -> int:
+    """The number of buckets of the level that begins at `at`."""
+    return int(row[at]) & _COUNT_MAX
+
+
+@compiled
+def _oldest(row: NDArray[np.float64], at: int) -> int:
+    """The place of its oldest bucket, from 0."""
+    return int(row[at]) >> _COUNT_BITS
 
 
 @compiled
@@ -73,31 +90,40 @@ def _add(row: NDArray[np.float64], x: float, max_buckets: int) -> None:
 @compiled
 def _add_bucket(row: NDArray[np.float64], x: float, max_buckets: int) -> None:
     """Add a value to level 0; of a full level the two oldest buckets go up, merged."""
-    total, squares, size, k = x, 0.0, 1.0, 0
-    while True:
-        at = _level(k, max_buckets)
-        n = int(row[at])
-        sums, deviations = at + 1, at + 1 + max_buckets
-        if n < max_buckets:
-            row[at] = n + 1
-            row[sums + n] = total
-            if k > 0:
-                row[deviations + n] = squares
-            row[_TOP] = max(row[_TOP], k)
-            return
-        first, second = row[sums], row[sums + 1] if n > 1 else total
-        difference = first / size - second / size
-        merged = size * 0.5 * difference * difference
+    total, squares, size, k, at = x, 0.0, 1.0, 0, _LEVELS
+    while _count(row, at) == max_buckets:
+        first = _oldest(row, at)
+        second = first + 1 if first + 1 < max_buckets else 0
+        sums = at + 1
+        deviations = sums + max_buckets
+        total_0, total_1 = row[sums + first], row[sums + second]
+        squares_0, squares_1 = 0.0, 0.0
         if k > 0:
-            merged = row[deviations] + (row[deviations + 1] if n > 1 else squares) + merged
-            for i in range(n - 2):
-                row[deviations + i] = row[deviations + i + 2]
-            row[deviations + max(n - 2, 0)] = squares
-        for i in range(n - 2):
-            row[sums + i] = row[sums + i + 2]
-        row[sums + max(n - 2, 0)] = total
-        row[at] = n - 1
-        total, squares, size, k = first + second, merged, size * 2, k + 1
+            squares_0, squares_1 = row[deviations + first], row[deviations + second]
+        if max_buckets == 1:
+            total_1, squares_1 = total, squares
+            row[at] = 0
+        else:
+            row[sums + first] = total
+            if k > 0:
+                row[deviations + first] = squares
+            start = second + 1 if second + 1 < max_buckets else 0
+            row[at] = (start << _COUNT_BITS) + max_buckets - 1
+        # Division by a power of two, exact as its multiplication.
+        difference = total_0 * (1 / size) - total_1 * (1 / size)
+        total = total_0 + total_1
+        squares = squares_0 + squares_1 + size * 0.5 * difference * difference
+        size *= 2
+        at = deviations if k == 0 else deviations + max_buckets
+        k += 1
+    place = _oldest(row, at) + _count(row, at)
+    if place >= max_buckets:
+        place -= max_buckets
+    row[at] += 1
+    row[at + 1 + place] = total
+    if k > 0:
+        row[at + 1 + max_buckets + place] = squares
+    row[_TOP] = max(row[_TOP], k)
 
 
 @compiled
@@ -122,7 +148,7 @@ def _is_cut(row: NDArray[np.float64], params: NDArray[np.float64]) -> bool:
     hardly any split comes near it. With n0 and n1 values in the parts, s the sum of the lessened
     sizes, and u0 and u1 the sums, m n0 n1 >= s, so that a split can stand out only if
     |u0 n1 - u1 n0| - b s is positive and its square above a s n0 n1. That is asked first, with the
-    left side enlarged by more than rounding can have taken from it.
+    left side enlarged, and b and a lessened, by more than rounding can have changed.
     """
     width, min_length = row[_WIDTH], params[_MIN_LENGTH]
     lessened = width - 2 * min_length + 2
@@ -130,23 +156,24 @@ def _is_cut(row: NDArray[np.float64], params: NDArray[np.float64]) -> bool:
         return False
     max_buckets = int(params[_MAX_BUCKETS])
     variance, log_term = row[_SQUARES] / width, _log_term(width, params[_DELTA])
-    linear = 2.0 / 3.0 * log_term * lessened
-    square = 2.0 * variance * log_term * lessened
+    linear = 2.0 / 3.0 * log_term * lessened * _SLACK
+    square = 2.0 * variance * log_term * lessened * _SLACK
     if not square > 1e-250:  # its products could lose their digits
         square = -1.0
-    size = 2.0 ** row[_TOP]
+    size = float(1 << int(row[_TOP]))
     n0, n1, u0, u1 = 0.0, width, 0.0, row[_TOTAL]
     for k in range(int(row[_TOP]), -1, -1):
         at = _level(k, max_buckets)
-        for i in range(at + 1, at + 1 + int(row[at])):
+        i, last = at + _oldest(row, at), at + max_buckets
+        for _ in range(_count(row, at)):
+            i = i + 1 if i < last else at + 1
             n0 += size
             n1 -= size
             u0 += row[i]
             u1 -= row[i]
             left, right = u0 * n1, u1 * n0
-            apart = abs(left - right) + 1e-15 * (abs(left) + abs(right))
-            beyond = apart * (1 + 1e-9) - linear
-            if beyond <= 0 or beyond * beyond < square * n0 * n1:
+            beyond = abs(left - right) + 1e-15 * (abs(left) + abs(right)) - linear
+            if beyond * abs(beyond) < square * (n0 * n1):
                 continue
             if n0 < min_length or n1 < min_length:
                 continue
@@ -169,7 +196,9 @@ def _find_clearest(
     clearest = -1.0
     for k in range(int(row[_TOP]), -1, -1):
         at = _level(k, max_buckets)
-        for i in range(at + 1, at + 1 + int(row[at])):
+        i, last = at + _oldest(row, at), at + max_buckets
+        for _ in range(_count(row, at)):
+            i = i + 1 if i < last else at + 1
             n0 += 2.0**k
             n1 -= 2.0**k
             u0 += row[i]
@@ -191,14 +220,9 @@ def _find_clearest(
 @compiled
 def _drop_oldest(row: NDArray[np.float64], max_buckets: int) -> None:
     at = _level(int(row[_TOP]), max_buckets)
-    n = int(row[at])
-    for i in range(at + 1, at + n):
-        row[i] = row[i + 1]
-    if row[_TOP] > 0:
-        for i in range(at + 1 + max_buckets, at + max_buckets + n):
-            row[i] = row[i + 1]
-    row[at] = n - 1
-    while row[_TOP] > 0 and row[at] == 0:
+    start = _oldest(row, at) + 1
+    row[at] = ((start if start < max_buckets else 0) << _COUNT_BITS) + _count(row, at) - 1
+    while row[_TOP] > 0 and _count(row, at) == 0:
         row[at : _level(int(row[_TOP]) + 1, max_buckets)] = 0
         row[_TOP] -= 1
         at = _level(int(row[_TOP]), max_buckets)
@@ -211,7 +235,9 @@ def _sum_buckets(row: NDArray[np.float64], max_buckets: int) -> None:
     n, total, squares = 0.0, 0.0, 0.0
     for k in range(int(row[_TOP]), -1, -1):
         at, size = _level(k, max_buckets), 2.0**k
-        for i in range(at + 1, at + 1 + int(row[at])):
+        i, last = at + _oldest(row, at), at + max_buckets
+        for _ in range(_count(row, at)):
+            i = i + 1 if i < last else at + 1
             if n > 0:
                 difference = row[i] / size - total / n
                 squares += n * size / (n + size) * difference * difference
@@ -230,7 +256,7 @@ def _step(
     found: NDArray[np.float64],
 ) -> int:
     max_buckets = int(params[_MAX_BUCKETS])
-    if row[_LEVELS] >= max_buckets and not _has_room(row, max_buckets):
+    if not _has_room(row, max_buckets):
         return GROW
     _add(row, x, max_buckets)
     row[_TICK] += 1
@@ -341,9 +367,11 @@ class ADWIN(RowDetector):
         starts = [_level(k, max_buckets) for k in range(int(row[_TOP]) + 2)]
         if len(row) != starts.pop():
             return False
-        counts = row[starts]
-        return (
-            all(n in range(max_buckets + 1) for n in counts)
+        if not all(code in range(max_buckets << _COUNT_BITS) for code in row[starts]):
+            return False
+        counts = row[starts].astype(np.int64) & _COUNT_MAX
+        return bool(
+            counts.max() <= max_buckets
             and row[_WIDTH] == counts @ 2.0 ** np.arange(len(counts))
             and row[_TICK] in range(clock)
         )

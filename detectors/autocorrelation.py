@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from detectors.compiled import compiled
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 ORDER = 4
@@ -41,7 +40,6 @@ def _estimate(memory: NDArray[np.float64], n: int) -> None:
     if far <= 0:
         return
     least = _Z * math.sqrt(2.0 / n)
-    before = np.zeros(ORDER)
     unexplained = 1.0
     for k in range(ORDER):
         partial = 1.0 - memory[_NEAR_SUMS + k] / far
@@ -49,9 +47,11 @@ def _estimate(memory: NDArray[np.float64], n: int) -> None:
             partial -= coefficients[j] * (1.0 - memory[_NEAR_SUMS + k - 1 - j] / far)
         partial /= unexplained
         partial = min(partial, _PARTIAL_MAX) if partial > least else 0.0
-        before[:k] = coefficients[:k]
-        for j in range(k):
-            coefficients[j] -= partial * before[k - 1 - j]
+        # In pairs from both ends, each of which changes by the other.
+        for j in range((k + 1) // 2):
+            left, right = coefficients[j], coefficients[k - 1 - j]
+            coefficients[j] = left - partial * right
+            coefficients[k - 1 - j] = right - partial * left
         coefficients[k] = partial
         unexplained *= 1.0 - partial * partial
 

@@ -24,6 +24,7 @@ from detectors.compiled import (
     STATISTIC,
     THRESHOLD,
     compiled,
+    compiled_making,
 )
 from detectors.factory import make_detector
 from detectors.row import RowDetector, usable
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import ArrayLike, NDArray
+
+    from detectors.compiled import Loops
 
 _KIND = "Bank"
 _FORMAT = 1
@@ -104,7 +107,7 @@ class Bank:
         if not isinstance(detector, RowDetector):
             raise ValueError(f"a bank takes one of our own detectors, got {detector!r}")
         self._detector = detector
-        self._update = _updating(detector.loops.step)
+        self._update = _updating(detector.loops)
         # The widths in the arena, with the time in front, and in whole lines.
         self._widths = np.array(detector.widths, dtype=np.int64) + 1
         self._lines = -(-self._widths // _LINE)
@@ -155,7 +158,9 @@ class Bank:
                 the position, and none has been taken.
         """
         which = self._known(ids)
-        xs = usable(np.asarray(values, dtype=np.float64), is_binary=self._detector.is_binary)
+        one = self._detector
+        array = np.asarray(values, dtype=np.float64)
+        xs = usable(array, is_binary=one.is_binary, low=one.low, high=one.high)
         now = checks.real("now", now, low=-np.inf, high=np.inf, open_at="low high")
         if len(which) != len(xs):
             raise ValueError(f"{len(which)} ids do not fit {len(xs)} values")
@@ -371,6 +376,12 @@ _prefetch: Callable[..., None] = intrinsic(_fetching)
 
 
 @compiled
+def _copy(source: NDArray[np.float64], i: int, target: NDArray[np.float64], j: int, n: int) -> None:
+    for k in range(n):
+        target[j + k] = source[i + k]
+
+
+@compiled
 def _taken(
     c: int,
     arena: NDArray[np.float64],
@@ -411,7 +422,7 @@ def _place(
     """Give each of `ids` a narrow row like `row`."""
     for id_ in ids:
         line = _taken(0, arena, lines, free, end)
-        arena[line * _LINE : line * _LINE + len(row)] = row
+        _copy(row, 0, arena, line * _LINE, len(row))
         slots[id_] = line << _WIDTH_BITS
 
 
@@ -432,7 +443,7 @@ def _moved(
     if new < 0:
         return False
     source, target = old * _LINE, new * _LINE
-    arena[target : target + widths[c]] = arena[source : source + widths[c]]
+    _copy(arena, source, arena, target, widths[c])
     arena[target + widths[c] : target + widths[c + 1]] = 0
     _freed(c, old, arena, free)
     slots[id_] = new << _WIDTH_BITS | c + 1
@@ -440,12 +451,13 @@ def _moved(
 
 
 @cache
-def _updating(step: Callable[..., int]) -> Callable[..., tuple[int, int]]:
-    """The loop over (id, value) for a compiled step.
+def _updating(loops: Loops) -> Callable[..., tuple[int, int]]:
+    """The loop over (id, value) for the step of others.
 
     It returns how many values have been taken, not all where there was no room for a wider row,
     and how many alarms there have been.
     """
+    step = loops.step
 
     def update(
         arena: NDArray[np.float64],
@@ -489,7 +501,7 @@ def _updating(step: Callable[..., int]) -> Callable[..., tuple[int, int]]:
             i += 1
         return i, n
 
-    return compiled(update)
+    return loops.compiled_by(update)
 
 
 @compiled
@@ -501,7 +513,7 @@ def _first_unknown(slots: NDArray[np.int64], ids: NDArray[np.int64]) -> int:
     return -1
 
 
-@compiled
+@compiled_making
 def _idle(arena: NDArray[np.float64], slots: NDArray[np.int64], before: float) -> NDArray[np.int64]:
     found = np.empty(len(slots), dtype=np.int64)
     n = 0
@@ -534,12 +546,12 @@ def _rebaseline(
 ) -> None:
     for id_ in ids:
         first = (slots[id_] >> _WIDTH_BITS) * _LINE + 2
-        arena[first : first + len(baseline)] = baseline
+        _copy(baseline, 0, arena, first, len(baseline))
         rest = widths[slots[id_] & (1 << _WIDTH_BITS) - 1] - 2
         arena[first + len(baseline) : first + rest] = 0
 
 
-@compiled
+@compiled_making
 def _gathered(
     arena: NDArray[np.float64],
     slots: NDArray[np.int64],
@@ -549,8 +561,7 @@ def _gathered(
     rows = np.empty(widths.sum())
     start = 0
     for id_, width in zip(ids, widths):  # noqa: B905 - numba knows no `strict`
-        first = (slots[id_] >> _WIDTH_BITS) * _LINE
-        rows[start : start + width] = arena[first : first + width]
+        _copy(arena, (slots[id_] >> _WIDTH_BITS) * _LINE, rows, start, width)
         start += width
     return rows
 
@@ -568,8 +579,7 @@ def _scatter(
 ) -> None:
     start = 0
     for i in range(len(ids)):
-        first = end[0] * _LINE
-        arena[first : first + widths[i]] = rows[start : start + widths[i]]
+        _copy(rows, start, arena, end[0] * _LINE, widths[i])
         slots[ids[i]] = end[0] << _WIDTH_BITS | which[i]
         end[0] += lines[which[i]]
         start += widths[i]

@@ -42,14 +42,26 @@ N_FOUND = 6
 # Values that are checked at once.
 _BLOCK = 1024
 
-
 # All that `compiled` has made, in order.
 FUNCTIONS: list[Any] = []
 
 
 def compiled(function: Function) -> Function:
-    """The function as machine code, compiled at its first call and kept for other processes."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    """The function as machine code, compiled at its first call and kept for other processes.
+
+    It is made part of the compiled functions that call it, divides as IEEE 754 says, and cannot
+    make arrays, so that no references to them are counted.
+    """
+    return _compiled(function, _nrt=False, forceinline=True)
+
+
+def compiled_making(function: Function) -> Function:
+    """A function that makes arrays, as machine code; otherwise as `compiled`."""
+    return _compiled(function)
+
+
+def _compiled(function: Function, **options: bool) -> Function:
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
     # What numba's `cache=True` does, with another cache.
     dispatcher._cache = CodeCache(function, dispatcher.targetoptions)  # noqa: SLF001
     FUNCTIONS.append(dispatcher)
@@ -61,6 +73,7 @@ class Loops(NamedTuple):
 
     Attributes:
         step: the compiled step, for other loops.
+        compiled_by: `compiled`, or `compiled_making`, as the step was.
         one: `one(row, x, params, found)` takes a value and returns what the step said; with GROW
             the value has not been taken.
         many: `many(row, xs, params, at, kinds, found)` takes an array's values in order and
@@ -71,12 +84,16 @@ class Loops(NamedTuple):
     """
 
     step: Callable[..., int]
+    compiled_by: Callable[..., Callable[..., Any]]
     one: Callable[..., int]
     many: Callable[..., int]
 
 
-def loops(step: Callable[..., int]) -> Loops:
-    """The loops over a compiled step."""
+def loops(
+    step: Callable[..., int],
+    compiled_by: Callable[..., Callable[..., Any]] = compiled,
+) -> Loops:
+    """The loops over a step that was `compiled_by` this."""
 
     def one(
         row: NDArray[np.float64],
@@ -98,23 +115,28 @@ def loops(step: Callable[..., int]) -> Loops:
         kinds: NDArray[np.int8],
         found: NDArray[np.float64],
     ) -> int:
-        n = 0
-        # Taken once: to take a row of an array costs as much as a simple step.
-        last = found[len(xs)]
-        for i in range(len(xs)):
-            row[0] += 1
-            kind = step(row, xs[i], params, last)
-            if kind != NOTHING:
-                at[n] = i
-                kinds[n] = kind
-                found[n] = last
-                n += 1
-                if kind == GROW:
-                    row[0] -= 1
+        n = i = 0
+        while i < len(xs):
+            # What is done at an alarm is no part of the inner loop, so that the compiler can keep
+            # the row in registers.
+            kind = NOTHING
+            while i < len(xs):
+                row[0] += 1
+                kind = step(row, xs[i], params, found[n])
+                i += 1
+                if kind != NOTHING:
                     break
+            if kind == NOTHING:
+                break
+            at[n] = i - 1
+            kinds[n] = kind
+            n += 1
+            if kind == GROW:
+                row[0] -= 1
+                break
         return n
 
-    return Loops(step, compiled(one), compiled(many))
+    return Loops(step, compiled_by, compiled_by(one), compiled_by(many))
 
 
 @compiled

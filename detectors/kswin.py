@@ -20,6 +20,7 @@ from detectors.compiled import (
     STATISTIC,
     THRESHOLD,
     compiled,
+    compiled_making,
     loops,
 )
 from detectors.row import RowDetector
@@ -69,7 +70,7 @@ def _n_bits(n: int) -> int:
     return bits
 
 
-@compiled
+@compiled_making
 def _sample(row: NDArray[np.float64], n: int, k: int, from_pool: bool) -> NDArray[np.int64]:
     """Some k of the numbers below n: what Python's `random.sample(range(n), k)` draws."""
     bits, used = _n_bits(n), int(row[_USED])
@@ -148,7 +149,7 @@ def _take(row: NDArray[np.float64], x: float, params: NDArray[np.float64]) -> bo
     return True
 
 
-@compiled
+@compiled_making
 def _distance(row: NDArray[np.float64], params: NDArray[np.float64]) -> int:
     """The largest difference of the empirical distributions of sample and recent values."""
     size, recent, oldest = int(params[_SIZE]), int(params[_RECENT]), int(row[_OLDEST])
@@ -185,7 +186,7 @@ def _moments(
     return mean, squares / n / n
 
 
-@compiled
+@compiled_making
 def _step(
     row: NDArray[np.float64],
     x: float,
@@ -269,7 +270,7 @@ class KSWIN(RowDetector):
     """
 
     kind = "KSWIN"
-    loops = loops(_step)
+    loops = loops(_step, compiled_making)
 
     def __init__(
         self,
