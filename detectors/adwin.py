@@ -33,7 +33,7 @@ _INT_MAX = 2**31 - 1
 _LEVELS_MAX = 54
 _COUNT_BITS = 14
 _SLACK = 1 - 1e-9
-_COUNT_MAX = 2**_COUNT_BITS - 1
+_COUNT_MAX = (1 << _COUNT_BITS) - 1
 
 # The row: of the window its width, sum, and sum of squared deviations from the mean; values since
 # the last look for a change; and its highest level. Then the levels, those of single values first,

@@ -71,9 +71,9 @@ def _digest(function: Callable[..., Any]) -> str:
     """A hash of a function's code, of the numbers it names, and of the compiled ones it calls."""
     code = function.__code__
     named = [function.__globals__.get(name) for name in code.co_names]
-    parts = [code.co_code, code.co_consts, code.co_names]
+    parts: list[Any] = [code.co_code, code.co_consts, code.co_names]
     parts += [value for value in named if isinstance(value, int | float)]
-    parts += [value._uuid for value in named if isinstance(value, Dispatcher)]  # noqa: SLF001
+    parts += [str(value._uuid) for value in named if isinstance(value, Dispatcher)]  # type: ignore[attr-defined] # noqa: SLF001
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
