@@ -6,7 +6,7 @@ A detector's algorithm is one function, its step::
 
 `row` holds all that the detector remembers: `row[0]` is its count of values, which the loops keep;
 the rest is the algorithm's. `params` are its parameters as numbers. Where the step says DRIFT or
-WARNING it has filled `found`, and after DRIFT the row is as at a new baseline.
+WARNING it has filled `found`, and after DRIFT the row is that of a new baseline.
 
 A detector whose memory grows has rows of several widths, of which a narrow one is the beginning of
 a wide one and the rest 0. Where the row is too narrow for one more value, its step says GROW before
