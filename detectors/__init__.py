@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detectors.ddm import DDM
     from detectors.eddm import EDDM
     from detectors.factory import detector_from_state, make_detector
+    from detectors.mixture_esr import MixtureESR
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
 
@@ -33,6 +34,7 @@ __all__ = [
     "Alarm",
     "Detector",
     "DetectorError",
+    "MixtureESR",
     "PageHinkley",
     "RiverDetector",
     "detector_from_state",

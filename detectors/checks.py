@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 MAGNITUDE_MAX = 1e150
 
 
-def number(x: float) -> float:
+def number(x: float, low: float = -MAGNITUDE_MAX, high: float = MAGNITUDE_MAX) -> float:
     """`x` as a float that a detector can use.
 
     Raises:
-        ValueError: `x` is NaN, infinite, or beyond `MAGNITUDE_MAX`.
+        ValueError: `x` is NaN, infinite, or not from `low` to `high`.
     """
     x = finite(x)
-    if abs(x) > MAGNITUDE_MAX:
-        raise ValueError(f"a detector takes numbers up to {MAGNITUDE_MAX:g} in size, got {x:g}")
+    if not low <= x <= high:
+        raise ValueError(f"this detector takes numbers from {low:g} to {high:g}, got {x:g}")
     return x
 
 

@@ -38,8 +38,9 @@ class RowDetector(ABC):
     """The common part of the compiled detectors; `detectors.base.Detector` says what it promises.
 
     A subclass says what it is called in a state and a configuration (`kind`), the version of its
-    row's layout (`row_format`), whether it takes only 0 and 1 (`is_binary`), and the loops over its
-    compiled step; and it gives the row of a new baseline, without the count in front.
+    row's layout (`row_format`), whether it takes only 0 and 1 (`is_binary`) or values of which
+    range (`low`, `high`), and the loops over its compiled step; and it gives the row of a new
+    baseline, without the count in front.
 
     Args:
         params: the checked parameters, by name.
@@ -50,6 +51,8 @@ class RowDetector(ABC):
     kind: ClassVar[str]
     row_format: ClassVar[int] = 1
     is_binary: ClassVar[bool] = False
+    low: ClassVar[float] = -checks.MAGNITUDE_MAX
+    high: ClassVar[float] = checks.MAGNITUDE_MAX
     loops: ClassVar[Loops]
 
     def __init__(
@@ -72,7 +75,7 @@ class RowDetector(ABC):
         Raises:
             ValueError: `x` is not a number the detector can use; the state is as it was.
         """
-        x = checks.bit(x) if self.is_binary else checks.number(x)
+        x = checks.bit(x) if self.is_binary else checks.number(x, self.low, self.high)
         kind = self.loops.one(self._row, x, self._numbers, self._found)
         return _alarm(kind, self.n_seen - 1, self._found.tolist()) if kind else None
 
@@ -82,7 +85,7 @@ class RowDetector(ABC):
         Raises:
             ValueError: the detector cannot use some value; none has been taken.
         """
-        values = usable(xs, is_binary=self.is_binary)
+        values = usable(xs, is_binary=self.is_binary, low=self.low, high=self.high)
         alarms: list[Alarm] = []
         for start in range(0, len(values), _CHUNK):
             self._take(values[start : start + _CHUNK], alarms)
@@ -130,7 +133,13 @@ class RowDetector(ABC):
         return self
 
 
-def usable(xs: NDArray[np.float64], *, is_binary: bool) -> NDArray[np.float64]:
+def usable(
+    xs: NDArray[np.float64],
+    *,
+    is_binary: bool,
+    low: float = -checks.MAGNITUDE_MAX,
+    high: float = checks.MAGNITUDE_MAX,
+) -> NDArray[np.float64]:
     """A one-dimensional array, contiguous, of values that a detector can use.
 
     Raises:
@@ -139,11 +148,10 @@ def usable(xs: NDArray[np.float64], *, is_binary: bool) -> NDArray[np.float64]:
     if np.ndim(xs) != 1:
         raise ValueError(f"a detector takes a one-dimensional array, got shape {np.shape(xs)}")
     array = np.ascontiguousarray(xs, dtype=np.float64)
-    high = checks.MAGNITUDE_MAX
-    position = first_no_bit(array) if is_binary else first_beyond(array, -high, high)
+    position = first_no_bit(array) if is_binary else first_beyond(array, low, high)
     if position >= 0:
         try:
-            (checks.bit if is_binary else checks.number)(array[position])
+            checks.bit(array[position]) if is_binary else checks.number(array[position], low, high)
         except ValueError as error:
             raise ValueError(f"{error} at position {position} of the array") from None
     return array

@@ -1,0 +1,199 @@
+"""e-Shiryaev-Roberts: a bet against the baseline, started anew at every value."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from detectors import checks
+from detectors.compiled import (
+    DIRECTION,
+    DRIFT,
+    MEAN_AFTER,
+    MEAN_BEFORE,
+    N_AFTER,
+    NOTHING,
+    STATISTIC,
+    THRESHOLD,
+    compiled,
+    loops,
+)
+from detectors.row import RowDetector
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Sides = Literal["up", "down", "both"]
+
+# Odds ratios that the components bet on, and how the weight is split among them: found by search
+# on simulated changes. Small changes need weight more than large ones; the largest ratio is for
+# values that scatter less than bits do, on which larger bets pay.
+_ODDS_RATIOS = (1.15, 1.3, 1.6, 2.0, 2.7, 4.0, 10.0, 40.0)
+_WEIGHTS = (0.15, 0.16, 0.13, 0.18, 0.11, 0.10, 0.05, 0.12)
+
+# The row: count and sum since the baseline; then for every component its weighted mass, the largest
+# product of factors since any start, and count and sum before that start.
+_N, _SUM, _COMPONENTS = 1, 2, 3
+# The parameters; then for every component its odds ratio less 1, and its weight.
+_FALSE_ALARM_EVERY, _BASELINE, _N_COMPONENTS, _BETS = range(4)
+# Of a mean that nothing is known of, half a 0 and half a 1 are taken as seen.
+_PRIOR_SUM, _PRIOR_N = 0.5, 1.0
+
+
+@compiled
+def _mean(row: NDArray[np.float64], params: NDArray[np.float64]) -> float:
+    """The mean that is bet against: given, or estimated from the values before this one."""
+    given = float(params[_BASELINE])
+    if given >= 0:
+        return given
+    return float((row[_SUM] + _PRIOR_SUM) / (row[_N] + _PRIOR_N))
+
+
+@compiled
+def _bet(row: NDArray[np.float64], x: float, mean: float, params: NDArray[np.float64]) -> float:
+    """Take a value into every component; return their total mass."""
+    n = int(params[_N_COMPONENTS])
+    bets, weights = params[_BETS : _BETS + n], params[_BETS + n :]
+    masses = row[_COMPONENTS : _COMPONENTS + n]
+    products = row[_COMPONENTS + n : _COMPONENTS + 2 * n]
+    counts = row[_COMPONENTS + 2 * n : _COMPONENTS + 3 * n]
+    sums = row[_COMPONENTS + 3 * n :]
+    for k in range(n):
+        factor = (1.0 + bets[k] * x) / (1.0 + bets[k] * mean)
+        masses[k] = (masses[k] + weights[k]) * factor
+        starts_here = products[k] <= 1.0
+        products[k] = (1.0 if starts_here else products[k]) * factor
+        counts[k] = row[_N] if starts_here else counts[k]
+        sums[k] = row[_SUM] if starts_here else sums[k]
+    total = 0.0
+    for k in range(n):
+        total += masses[k]
+    return total
+
+
+@compiled
+def _report(
+    row: NDArray[np.float64], total: float, params: NDArray[np.float64], found: NDArray[np.float64]
+) -> None:
+    n = int(params[_N_COMPONENTS])
+    k = int(np.argmax(row[_COMPONENTS : _COMPONENTS + n]))
+    n_before, sum_before = row[_COMPONENTS + 2 * n + k], row[_COMPONENTS + 3 * n + k]
+    n_after = row[_N] - n_before
+    found[DIRECTION] = 1 if params[_BETS + k] > 0 else -1
+    found[STATISTIC] = total
+    found[THRESHOLD] = params[_FALSE_ALARM_EVERY]
+    found[MEAN_BEFORE] = sum_before / n_before if n_before > 0 else math.nan
+    found[MEAN_AFTER] = (row[_SUM] - sum_before) / n_after
+    found[N_AFTER] = n_after
+
+
+@compiled
+def _step(
+    row: NDArray[np.float64],
+    x: float,
+    params: NDArray[np.float64],
+    found: NDArray[np.float64],
+) -> int:
+    total = _bet(row, x, _mean(row, params), params)
+    row[_N] += 1
+    row[_SUM] += x
+    if total < params[_FALSE_ALARM_EVERY]:
+        return NOTHING
+    _report(row, total, params, found)
+    row[1:] = 0
+    return DRIFT
+
+
+class MixtureESR(RowDetector):
+    """Has the mean of values in [0, 1] left its baseline?
+
+    At most one false alarm in `false_alarm_every` values, on average, and nothing else to set.
+    Constant memory (67 numbers), constant time for each value.
+
+    Parameters:
+        false_alarm_every: N, the mean number of values up to a false alarm, 2 or more.
+        baseline: m, the mean of the stream without a change, above 0 and below 1, which holds
+            after an alarm as well; None estimates it by the running mean since the last alarm.
+        sides: look for a mean that goes `up`, `down`, or `both`.
+
+    Every component k bets, at every value anew, that the odds of m have changed by a ratio r_k
+    (8 ratios from 1.15 to 40 up, and their inverses down). With a_k = r_k - 1 its factor for a
+    value x is::
+
+        L_k = (1 + a_k x) / (1 + a_k m)  =  1 + c_k (x/m - 1),   c_k = a_k m / (1 + a_k m)
+
+    and the weighted sum over all starts of the products of the factors since is kept by
+    M_k <- (M_k + w_k) L_k. An alarm rises when the sum of the M_k reaches N. `direction` is that of
+    the component with the largest M_k, and `onset` the start from which its product is largest.
+
+    Proved, for a `baseline` that is given: while the values' mean given their past is m (with one
+    side: at most, or at least, m), whatever their distribution in [0, 1], the sum of the M_k less
+    the count of values is a martingale, so the mean number of values up to a false alarm is at
+    least N. Measured, for the running mean: .77 to .93 false alarms in N = 100,000 values.
+    Values that depend on their past are not covered.
+
+    Raises:
+        ValueError: a parameter is out of its range; or, later, a value is not from 0 to 1.
+
+    >>> import random
+    >>> rng = random.Random(1)
+    >>> test = MixtureESR(false_alarm_every=100_000)
+    >>> errors = rng.choices([0, 1], [8, 2], k=2000) + rng.choices([0, 1], [6, 4], k=200)
+    >>> [(a.index, a.direction, a.onset) for a in map(test.update, errors) if a]
+    [(2169, 'up', 1995)]
+
+    Source: J. Shin, A. Ramdas, A. Rinaldo, E-detectors: a nonparametric framework for sequential
+    change detection (2023), arXiv 2203.03532, sections 2 to 4. Theirs is the sum, its bound, and
+    the mixture; the odds ratios, the weights, the running mean and the onset are ours.
+    """
+
+    kind = "MixtureESR"
+    low, high = 0.0, 1.0
+    loops = loops(_step)
+
+    def __init__(
+        self,
+        false_alarm_every: int = 100_000,
+        baseline: float | None = None,
+        sides: Sides = "both",
+    ) -> None:
+        if sides not in get_args(Sides):
+            raise ValueError(f"sides is one of {', '.join(get_args(Sides))}, got {sides!r}")
+        params: dict[str, Any] = {
+            "false_alarm_every": checks.whole(
+                "false_alarm_every", false_alarm_every, low=2, high=10**15
+            ),
+            "baseline": None
+            if baseline is None
+            else checks.real("baseline", baseline, low=0, high=1, open_at="low high"),
+            "sides": sides,
+        }
+        bets, weights = _components(sides)
+        numbers = [
+            params["false_alarm_every"],
+            -1.0 if baseline is None else params["baseline"],
+            len(bets),
+            *bets,
+            *weights,
+        ]
+        super().__init__(params, numbers, [0.0] * (_COMPONENTS - 1 + 4 * len(bets)))
+
+    def readings(self) -> dict[str, float]:
+        """The `statistic`, its `threshold`, and the `mean` that is taken for the baseline."""
+        n = int(self._numbers[_N_COMPONENTS])
+        return {
+            "statistic": float(self._row[_COMPONENTS : _COMPONENTS + n].sum()),
+            "threshold": float(self._params["false_alarm_every"]),
+            "mean": float(_mean(self._row, self._numbers)),
+        }
+
+
+def _components(sides: Sides) -> tuple[list[float], list[float]]:
+    """Of every component the odds ratio less 1, and the weight; weights sum to 1."""
+    up = [ratio - 1 for ratio in _ODDS_RATIOS]
+    down = [1 / ratio - 1 for ratio in _ODDS_RATIOS]
+    bets = {"up": up, "down": down, "both": up + down}[sides]
+    weights = _WEIGHTS * (len(bets) // len(_WEIGHTS))
+    return bets, [weight / math.fsum(weights) for weight in weights]
