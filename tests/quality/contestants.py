@@ -161,7 +161,7 @@ def own(name, family, kind, takes, *, told=None, **params):
     def make(source):
         return Own(kind, **params, **({told: source.mean} if told else {}))
 
-    every = params.get("false_alarm_every", 100_000.0) if kind.endswith("ESR") else None
+    every = params.get("false_alarm_every", 100_000) if kind.endswith("ESR") else None
     return Contestant(
         name,
         family,
@@ -207,10 +207,15 @@ def capymoa():
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in [
+        own("e-SR, known baseline", OURS, "MixtureESR", "unit", told="baseline"),
+        own("e-SR", OURS, "MixtureESR", "squashed"),
+        own("e-SR, every 10,000", OURS, "MixtureESR", "squashed", false_alarm_every=10_000),
         own("ADWIN", RIVER, "ADWIN", "real"),
         own("ADWIN, delta 2e-6", RIVER, "ADWIN", "real", delta=2e-6),
         own("PageHinkley", RIVER, "PageHinkley", "real"),
         own("PageHinkley, threshold 150", RIVER, "PageHinkley", "real", threshold=150.0),
+        own("DDM", RIVER, "DDM", "bits"),
+        own("EDDM", RIVER, "EDDM", "bits"),
         *capymoa(),
         Contestant("always", DUMMY, lambda _: Always()),
         Contestant("never", DUMMY, lambda _: Never()),
