@@ -3,32 +3,259 @@
 from __future__ import annotations
 
 import math
-import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from river import __version__ as river_version
-from river._river_rust.drift import AdaptiveWindowing
+import numpy as np
 
 from detectors import checks
-from detectors.base import Alarm
-from detectors.sequential import Sequential
+from detectors.compiled import (
+    DIRECTION,
+    DRIFT,
+    GROW,
+    MEAN_AFTER,
+    MEAN_BEFORE,
+    N_AFTER,
+    NOTHING,
+    STATISTIC,
+    THRESHOLD,
+    compiled,
+    loops,
+)
+from detectors.row import RowDetector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from numpy.typing import NDArray
 
-_KIND = "ADWIN"
-_FORMAT = 1
+OnDrift = Literal["reset", "shrink"]
+
 _INT_MAX = 2**31 - 1
+# Levels of buckets, of 1, 2, 4, ... values each, that hold more values than a float64 can count.
+_LEVELS_MAX = 54
+
+# The row: of the window its width, sum, and sum of squared deviations from the mean; values since
+# the last look for a change; and its highest level. Then the levels, those of single values first:
+# the number of buckets, their sums, oldest first, and, but for single values, their sums of squared
+# deviations. So a row that ends with a lower level is the beginning of one with more.
+_WIDTH, _TOTAL, _SQUARES, _TICK, _TOP, _LEVELS = range(1, 7)
+# The parameters.
+_DELTA, _CLOCK, _MAX_BUCKETS, _MIN_LENGTH, _GRACE, _SHRINK = range(6)
 
 
-class ADWIN(Sequential):
+@compiled
+def _level(k: int, max_buckets: int) -> int:
+    """Where level `k` begins in the row, with its number of buckets."""
+    return _LEVELS + k * (2 * max_buckets + 1) - (max_buckets if k > 0 else 0)
+
+
+@compiled
+def _has_room(row: NDArray[np.float64], max_buckets: int) -> bool:
+    """Whether the row is wide enough for the buckets as they are after one more value."""
+    at = _LEVELS
+    for k in range(1, int(row[_TOP]) + 2):
+        if row[at] < max_buckets:
+            return True
+        at = _level(k, max_buckets)
+    return _level(int(row[_TOP]) + 2, max_buckets) <= len(row)
+
+
+@compiled
+def _add(row: NDArray[np.float64], x: float, max_buckets: int) -> None:
+    # River's operations in River's order, here and below: another order rounds differently.
+    width = row[_WIDTH] + 1
+    if width > 1:
+        deviation = x - row[_TOTAL] / (width - 1)
+        row[_SQUARES] += (width - 1) * deviation * deviation / width
+    row[_WIDTH] = width
+    row[_TOTAL] += x
+    _add_bucket(row, x, max_buckets)
+
+
+@compiled
+def _add_bucket(row: NDArray[np.float64], x: float, max_buckets: int) -> None:
+    """Add a value to level 0; of a full level the two oldest buckets go up, merged."""
+    total, squares, size, k = x, 0.0, 1.0, 0
+    while True:
+        at = _level(k, max_buckets)
+        n = int(row[at])
+        sums, deviations = at + 1, at + 1 + max_buckets
+        if n < max_buckets:
+            row[at] = n + 1
+            row[sums + n] = total
+            if k > 0:
+                row[deviations + n] = squares
+            row[_TOP] = max(row[_TOP], k)
+            return
+        first, second = row[sums], row[sums + 1] if n > 1 else total
+        difference = first / size - second / size
+        merged = size * 0.5 * difference * difference
+        if k > 0:
+            merged = row[deviations] + (row[deviations + 1] if n > 1 else squares) + merged
+            for i in range(n - 2):
+                row[deviations + i] = row[deviations + i + 2]
+            row[deviations + max(n - 2, 0)] = squares
+        for i in range(n - 2):
+            row[sums + i] = row[sums + i + 2]
+        row[sums + max(n - 2, 0)] = total
+        row[at] = n - 1
+        total, squares, size, k = first + second, merged, size * 2, k + 1
+
+
+@compiled
+def _log_term(width: float, delta: float) -> float:
+    return math.log(2.0 * math.log(width) / delta)
+
+
+@compiled
+def _allowed(
+    n_before: float, n_after: float, min_length: float, variance: float, log_term: float
+) -> float:
+    """How far the means of two parts of the window may differ."""
+    inverse = 1.0 / (n_before - min_length + 1.0) + 1.0 / (n_after - min_length + 1.0)
+    return math.sqrt(2.0 * inverse * variance * log_term) + 2.0 / 3.0 * log_term * inverse
+
+
+@compiled
+def _is_cut(row: NDArray[np.float64], params: NDArray[np.float64]) -> bool:
+    """Whether the means of two parts of the window differ by more than is allowed.
+
+    The allowed difference e = sqrt(a m) + b m needs a root and divisions for every split, and
+    hardly any split comes near it. With n0 and n1 values in the parts, s the sum of the lessened
+    sizes, and u0 and u1 the sums, m n0 n1 >= s, so that a split can stand out only if
+    |u0 n1 - u1 n0| - b s is positive and its square above a s n0 n1. That is asked first, with the
+    left side enlarged by more than rounding can have taken from it.
+    """
+    width, min_length = row[_WIDTH], params[_MIN_LENGTH]
+    lessened = width - 2 * min_length + 2
+    if lessened < 2:
+        return False
+    max_buckets = int(params[_MAX_BUCKETS])
+    variance, log_term = row[_SQUARES] / width, _log_term(width, params[_DELTA])
+    linear = 2.0 / 3.0 * log_term * lessened
+    square = 2.0 * variance * log_term * lessened
+    if not square > 1e-250:  # its products could lose their digits
+        square = -1.0
+    size = 2.0 ** row[_TOP]
+    n0, n1, u0, u1 = 0.0, width, 0.0, row[_TOTAL]
+    for k in range(int(row[_TOP]), -1, -1):
+        at = _level(k, max_buckets)
+        for i in range(at + 1, at + 1 + int(row[at])):
+            n0 += size
+            n1 -= size
+            u0 += row[i]
+            u1 -= row[i]
+            left, right = u0 * n1, u1 * n0
+            apart = abs(left - right) + 1e-15 * (abs(left) + abs(right))
+            beyond = apart * (1 + 1e-9) - linear
+            if beyond <= 0 or beyond * beyond < square * n0 * n1:
+                continue
+            if n0 < min_length or n1 < min_length:
+                continue
+            difference = abs(u0 / n0 - u1 / n1)
+            if difference > _allowed(n0, n1, min_length, variance, log_term):
+                return True
+        size *= 0.5
+    return False
+
+
+@compiled
+def _find_clearest(
+    row: NDArray[np.float64], params: NDArray[np.float64], found: NDArray[np.float64]
+) -> None:
+    """Fill `found` with the split whose means differ most in relation to what is allowed."""
+    width, min_length = row[_WIDTH], params[_MIN_LENGTH]
+    max_buckets = int(params[_MAX_BUCKETS])
+    variance, log_term = row[_SQUARES] / width, _log_term(width, params[_DELTA])
+    n0, n1, u0, u1 = 0.0, width, 0.0, row[_TOTAL]
+    clearest = -1.0
+    for k in range(int(row[_TOP]), -1, -1):
+        at = _level(k, max_buckets)
+        for i in range(at + 1, at + 1 + int(row[at])):
+            n0 += 2.0**k
+            n1 -= 2.0**k
+            u0 += row[i]
+            u1 -= row[i]
+            if n0 < min_length or n1 < min_length:
+                continue
+            before, after = u0 / n0, u1 / n1
+            allowed = _allowed(n0, n1, min_length, variance, log_term)
+            if abs(after - before) > clearest * allowed:
+                clearest = abs(after - before) / allowed
+                found[DIRECTION] = 1 if after > before else -1
+                found[STATISTIC] = abs(after - before)
+                found[THRESHOLD] = allowed
+                found[MEAN_BEFORE] = before
+                found[MEAN_AFTER] = after
+                found[N_AFTER] = n1
+
+
+@compiled
+def _drop_oldest(row: NDArray[np.float64], max_buckets: int) -> None:
+    at = _level(int(row[_TOP]), max_buckets)
+    n = int(row[at])
+    for i in range(at + 1, at + n):
+        row[i] = row[i + 1]
+    if row[_TOP] > 0:
+        for i in range(at + 1 + max_buckets, at + max_buckets + n):
+            row[i] = row[i + 1]
+    row[at] = n - 1
+    while row[_TOP] > 0 and row[at] == 0:
+        row[at : _level(int(row[_TOP]) + 1, max_buckets)] = 0
+        row[_TOP] -= 1
+        at = _level(int(row[_TOP]), max_buckets)
+    _sum_buckets(row, max_buckets)
+
+
+@compiled
+def _sum_buckets(row: NDArray[np.float64], max_buckets: int) -> None:
+    """The window's sums from its buckets' sums."""
+    n, total, squares = 0.0, 0.0, 0.0
+    for k in range(int(row[_TOP]), -1, -1):
+        at, size = _level(k, max_buckets), 2.0**k
+        for i in range(at + 1, at + 1 + int(row[at])):
+            if n > 0:
+                difference = row[i] / size - total / n
+                squares += n * size / (n + size) * difference * difference
+            if k > 0:
+                squares += row[i + max_buckets]
+            n += size
+            total += row[i]
+    row[_WIDTH], row[_TOTAL], row[_SQUARES] = n, total, squares
+
+
+@compiled
+def _step(
+    row: NDArray[np.float64],
+    x: float,
+    params: NDArray[np.float64],
+    found: NDArray[np.float64],
+) -> int:
+    max_buckets = int(params[_MAX_BUCKETS])
+    if row[_LEVELS] >= max_buckets and not _has_room(row, max_buckets):
+        return GROW
+    _add(row, x, max_buckets)
+    row[_TICK] += 1
+    if row[_TICK] < params[_CLOCK]:
+        return NOTHING
+    row[_TICK] = 0
+    if not (row[_WIDTH] > params[_GRACE] and _is_cut(row, params)):
+        return NOTHING
+    _find_clearest(row, params, found)
+    if params[_SHRINK] == 0:
+        row[1:] = 0
+        return DRIFT
+    _drop_oldest(row, max_buckets)
+    while _is_cut(row, params):
+        _drop_oldest(row, max_buckets)
+    return DRIFT
+
+
+class ADWIN(RowDetector):
     """Has the mean of the stream changed, and since when?
 
     A window of the last values is cut wherever the means of its older and its newer part differ
-    by more than chance allows. Memory grows with the logarithm of the window's width: by
-    128 bytes for each doubling, at the default `max_buckets`. Every `clock`-th value costs time
-    in proportion to that, the others constant time.
+    by more than chance allows. Memory grows with the logarithm of the window's width: by 88 bytes
+    for each doubling, at the default `max_buckets`. Every `clock`-th value costs time in
+    proportion to that, the others constant time on average.
 
     Parameters (River's, with River's defaults):
         delta: confidence, above 0 and below 1; the smaller, the fewer false alarms.
@@ -36,17 +263,22 @@ class ADWIN(Sequential):
         max_buckets: buckets of each size before two are merged into one twice as large.
         min_window_length: values that either part of the window must have at the least.
         grace_period: values after a baseline before any alarm.
+        on_drift: after an alarm `reset` starts with an empty window, as River does; `shrink`
+            drops the oldest buckets until no split stands out and goes on with the values that
+            are left, as in the paper. Then one change can raise several alarms.
 
-    The alarms come at the indices at which River's ADWIN raises `drift_detected`. What they say
-    is of the split of the window, as it was before the cut, whose means differ most in relation
-    to the allowed difference: `statistic` is the difference, `threshold` the allowed difference,
-    and `onset` the first value after the split. (Where ADWIN cuts is no estimate of the onset: it
-    drops the oldest bucket until no split stands out, and often stops long before the change.)
-    Splits among the values dropped are no longer known; where several buckets were dropped,
-    `statistic` need not exceed `threshold`.
+    With `reset` the alarms come at the indices at which River's ADWIN raises `drift_detected`, to
+    the last bit of the arithmetic. What they say is of the split of the window, as it was before
+    the cut, whose means differ most in relation to the allowed difference: `statistic` is the
+    difference, `threshold` the allowed difference, and `onset` the first value after the split.
+    (Where ADWIN cuts is no estimate of the onset: it drops the oldest bucket until no split
+    stands out, and often stops long before the change.)
 
-    After an alarm River starts with an empty window, and so does this class; the window of the
-    paper goes on with the values after the cut.
+    With `max_buckets=1` a size can be without a bucket, and River, which then drops a bucket that
+    is not there, ends with a Rust panic in the midst of an alarm. This class raises that alarm.
+    With `shrink` the window's sums are made anew from the buckets after a cut: subtracting what
+    is dropped, as River does, can leave a variance that is rounding error, or negative, in which
+    case nothing stands out any more.
 
     Raises:
         ValueError: a parameter is out of its range.
@@ -63,6 +295,10 @@ class ADWIN(Sequential):
     sizes n0 and n1 in the allowed difference are lessened by `min_window_length - 1`.
     """
 
+    kind = "ADWIN"
+    row_format = 2
+    loops = loops(_step)
+
     def __init__(
         self,
         delta: float = 0.002,
@@ -70,9 +306,11 @@ class ADWIN(Sequential):
         max_buckets: int = 5,
         min_window_length: int = 5,
         grace_period: int = 10,
+        on_drift: OnDrift = "reset",
     ) -> None:
-        super().__init__()
-        self._params: dict[str, Any] = {
+        if on_drift not in get_args(OnDrift):
+            raise ValueError(f"on_drift is one of {', '.join(get_args(OnDrift))}, got {on_drift!r}")
+        params: dict[str, Any] = {
             "delta": checks.real("delta", delta, low=0, high=1, open_at="low high"),
             "clock": checks.whole("clock", clock, low=1, high=_INT_MAX),
             "max_buckets": checks.whole("max_buckets", max_buckets, low=1, high=10_000),
@@ -80,149 +318,32 @@ class ADWIN(Sequential):
                 "min_window_length", min_window_length, low=1, high=_INT_MAX
             ),
             "grace_period": checks.whole("grace_period", grace_period, low=0, high=_INT_MAX),
+            "on_drift": on_drift,
         }
-        self._window = AdaptiveWindowing(**self._params)
-
-    def _take(self, values: list[float]) -> list[Alarm]:
-        clock = self._params["clock"]
-        alarms = []
-        start = 0
-        while start < len(values):
-            # An alarm empties the window, so its width is the count by which River goes.
-            look = start + clock - 1 - int(self._window.get_width()) % clock
-            update = self._window.update
-            for x in values[start:look]:
-                update(x)
-            if look < len(values) and (alarm := self._look(values[look], self._n_seen + look)):
-                alarms.append(alarm)
-            start = look + 1
-        self._n_seen += len(values)
-        return alarms
-
-    def _look(self, x: float, index: int) -> Alarm | None:
-        window = self._window
-        # River's get_variance is the sum of squared deviations from the mean.
-        n, total, squares = window.get_width(), window.get_total(), window.get_variance()
-        if not window.update(x):
-            return None
-        squares += n / (n + 1) * (x - total / n) ** 2
-        splits = self._splits(int(n) + 1, total + x, squares)
-        split = max(splits, key=lambda split: split.statistic / split.threshold)
-        self.rebaseline()
-        return Alarm(
-            index=index,
-            kind="drift",
-            direction="up" if split.mean_after > split.mean_before else "down",
-            statistic=split.statistic,
-            threshold=split.threshold,
-            mean_before=split.mean_before,
-            mean_after=split.mean_after,
-            onset=index + 1 - split.n_after,
-        )
-
-    def _splits(self, n: int, total: float, squares: float) -> Iterator[_Split]:
-        """The splits of the window before the cut, of `n` values, that lie outside what it dropped.
-
-        There is at least one: the last bucket was dropped for a split at its end or later.
-        """
-        short = self._params["min_window_length"] - 1
-        log_term = math.log(2 * math.log(n) / self._params["delta"])
-        n_after, total_after = 0, 0.0
-        for size, bucket_total in _buckets(self._window.__getstate__()):
-            n_after += size
-            total_after += bucket_total
-            n_before = n - n_after
-            if min(n_before, n_after) <= short:
-                continue
-            inverse = 1 / (n_before - short) + 1 / (n_after - short)
-            yield _Split(
-                n_after=n_after,
-                mean_before=(total - total_after) / n_before,
-                mean_after=total_after / n_after,
-                threshold=math.sqrt(2 * inverse * squares / n * log_term)
-                + 2 / 3 * inverse * log_term,
-            )
+        numbers = [*list(params.values())[:-1], float(on_drift == "shrink")]
+        # Some levels at once, so that few rows are ever moved; but not when one of them is large.
+        step = max(1, 20 // max_buckets)
+        widths = [_level(k, max_buckets) for k in range(2 + step, _LEVELS_MAX + step, step)]
+        super().__init__(params, numbers, [0.0] * (widths[0] - 1), widths)
 
     def readings(self) -> dict[str, float]:
         """The window's `width` and the `mean` of the values in it, 0 in an empty one."""
-        width = self._window.get_width()
-        return {"width": width, "mean": self._window.get_total() / width if width else 0.0}
+        width, total = self._row[[_WIDTH, _TOTAL]].tolist()
+        return {"width": width, "mean": total / width if width else 0.0}
 
-    def rebaseline(self) -> None:
-        """Start with an empty window; `n_seen` goes on."""
-        self._window = AdaptiveWindowing(**self._params)
+    def _used(self, row: NDArray[np.float64]) -> int:
+        return int(_level(int(row[_TOP]) + 1, self._params["max_buckets"]))
 
-    def state(self) -> dict[str, Any]:
-        """Everything needed to go on, with River's own bytes for the window."""
-        return {
-            "detector": _KIND,
-            "format": _FORMAT,
-            "river": river_version,
-            "params": dict(self._params),
-            "n_seen": self._n_seen,
-            "window": self._window.__getstate__(),
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The detector that `state()` described.
-
-        Raises:
-            ValueError: the state is of another detector, format or River version, or damaged.
-        """
-        checks.check_state(state, _KIND, _FORMAT, "window")
-        checks.check_river(state, _KIND, river_version)
-        self = checks.made(cls, _KIND, state["params"])
-        self._n_seen = checks.whole("n_seen", state["n_seen"], low=0, high=2**63)
-        # River panics, with no Exception, on bytes that it cannot read.
-        if not _whole(state["window"], self._params["max_buckets"]):
-            raise ValueError(f"the window in this state of {_KIND} is damaged; start it anew")
-        self._window.__setstate__(state["window"])
-        return self
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """Two parts of a window, the newer of `n_after` values, and how far their means may differ."""
-
-    n_after: int
-    mean_before: float
-    mean_after: float
-    threshold: float
-
-    @property
-    def statistic(self) -> float:
-        return abs(self.mean_after - self.mean_before)
-
-
-# How River 0.26.1 writes its window (rust_src/adwin.rs, in order, little-endian): the parameters,
-# four sums, four counts and the number of rows; then the rows of buckets, those of one value
-# first, each with its capacity, its number of buckets and two arrays, the buckets' sums and
-# variances, oldest bucket first; then the parameters again.
-_HEAD = struct.Struct("<diQ2d4d4iQ")
-_ROW = struct.Struct("<QQQ")
-_LENGTH = struct.Struct("<Q")
-_TAIL = struct.Struct("<diQii")
-
-
-def _row_size(capacity: int) -> int:
-    return _ROW.size + _LENGTH.size + 2 * 8 * capacity
-
-
-def _whole(window: bytes, max_buckets: int) -> bool:
-    """Whether a window's bytes are all there."""
-    if not isinstance(window, bytes) or len(window) < _HEAD.size:
-        return False
-    n_rows: int = _HEAD.unpack_from(window)[-1]
-    return len(window) == _HEAD.size + n_rows * _row_size(max_buckets + 1) + _TAIL.size
-
-
-def _buckets(window: bytes) -> Iterator[tuple[int, float]]:
-    """Size and sum of each bucket of a window, newest first."""
-    position = _HEAD.size
-    for row in range(_HEAD.unpack_from(window)[-1]):
-        _, n_buckets, capacity = _ROW.unpack_from(window, position)
-        totals = struct.unpack_from(f"<{n_buckets}d", window, position + _ROW.size)
-        for total in reversed(totals):
-            yield 2**row, total
-        position += _row_size(capacity)
+    def _is_whole(self, row: NDArray[np.float64]) -> bool:
+        clock, max_buckets = self._params["clock"], self._params["max_buckets"]
+        if len(row) < _LEVELS or row[_TOP] not in range(_LEVELS_MAX):
+            return False
+        starts = [_level(k, max_buckets) for k in range(int(row[_TOP]) + 2)]
+        if len(row) != starts.pop():
+            return False
+        counts = row[starts]
+        return (
+            all(n in range(max_buckets + 1) for n in counts)
+            and row[_WIDTH] == counts @ 2.0 ** np.arange(len(counts))
+            and row[_TICK] in range(clock)
+        )

@@ -46,17 +46,19 @@ def bit(x: float) -> float:
     return x
 
 
-def row(kind: str, stored: Any, baseline: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The numbers of a stored row, as many as a baseline's.
+def row(
+    kind: str, n_seen: int, stored: Any, is_whole: Callable[[NDArray[np.float64]], bool]
+) -> NDArray[np.float64]:
+    """A stored row, with the count in front.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it is not one of numbers, or not whole.
     """
     try:
-        numbers = np.array(stored, dtype=np.float64)
+        numbers = np.concatenate([[n_seen], np.array(stored, dtype=np.float64)])
     except (TypeError, ValueError):
         numbers = np.empty(0)
-    if numbers.shape != baseline.shape or np.isnan(numbers).any():
+    if np.isnan(numbers).any() or not is_whole(numbers):
         raise ValueError(f"the row in this state of {kind} is damaged; start it anew")
     return numbers
 

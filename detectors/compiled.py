@@ -2,11 +2,15 @@
 
 A detector's algorithm is one function, its step::
 
-    step(row, x, params, found) -> NOTHING, DRIFT or WARNING
+    step(row, x, params, found) -> NOTHING, DRIFT, WARNING or GROW
 
 `row` holds all that the detector remembers: `row[0]` is its count of values, which the loops keep;
 the rest is the algorithm's. `params` are its parameters as numbers. Where the step says DRIFT or
 WARNING it has filled `found`, and after DRIFT the row is as at a new baseline.
+
+A detector whose memory grows has rows of several widths, of which a narrow one is the beginning of
+a wide one and the rest 0. Where the row is too narrow for one more value, its step says GROW before
+it has changed anything, and is called again with a wider row.
 
 Compiled code is kept in numba's cache, so that it is compiled once for each machine, and releases
 the GIL.
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
-NOTHING, DRIFT, WARNING = 0, 1, 2
+NOTHING, DRIFT, WARNING, GROW = 0, 1, 2, 3
 
 # What a step says of an alarm: 1 for up, -1 for down, 0 for neither; then fields of `Alarm`, and
 # how many values there are from the estimated onset on.
@@ -38,9 +42,9 @@ N_FOUND = 6
 def compiled(function: Function) -> Function:
     """The function as machine code, compiled at its first call and kept for other processes."""
     try:
-        dispatcher = numba.njit(cache=True, nogil=True)(function)
+        dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # nowhere to keep it: every process compiles it
-        dispatcher = numba.njit(nogil=True)(function)
+        dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     # numba's cache knows a function that another one closes over by this name alone, and by
     # default it is another one in every process. Its code is in it, so that a change is noticed.
     code = function.__code__
@@ -54,11 +58,13 @@ class Loops(NamedTuple):
     """The loops over a step.
 
     Attributes:
-        one: `one(row, x, params, found)` takes a value and returns what the step said.
+        one: `one(row, x, params, found)` takes a value and returns what the step said; with GROW
+            the value has not been taken.
         many: `many(row, xs, params, at, kinds, found)` takes an array's values in order and
             returns how many alarms there were; of number k, `at[k]` is the position in `xs`,
             `kinds[k]` DRIFT or WARNING, and `found[k]` what the step found. `found` has a row
-            more than there are values.
+            more than there are values. Where the row is too narrow, it stops; then the last one
+            is no alarm but GROW, at the first value not taken.
     """
 
     one: Callable[..., int]
@@ -75,7 +81,10 @@ def loops(step: Callable[..., int]) -> Loops:
         found: NDArray[np.float64],
     ) -> int:
         row[0] += 1
-        return step(row, x, params, found)
+        kind = step(row, x, params, found)
+        if kind == GROW:
+            row[0] -= 1
+        return kind
 
     def many(
         row: NDArray[np.float64],
@@ -93,6 +102,9 @@ def loops(step: Callable[..., int]) -> Loops:
                 at[n] = i
                 kinds[n] = kind
                 n += 1
+                if kind == GROW:
+                    row[0] -= 1
+                    break
         return n
 
     return Loops(compiled(one), compiled(many))

@@ -11,6 +11,7 @@ from detectors import checks
 from detectors.base import Alarm, Direction, Kind
 from detectors.compiled import (
     DIRECTION,
+    GROW,
     MEAN_AFTER,
     MEAN_BEFORE,
     N_AFTER,
@@ -46,6 +47,8 @@ class RowDetector(ABC):
         params: the checked parameters, by name.
         numbers: the parameters as the step takes them.
         baseline: the row of a new baseline, without the count.
+        widths: how wide a row may be, count included, for a detector whose memory grows; the
+            first is that of a new baseline.
     """
 
     kind: ClassVar[str]
@@ -56,11 +59,16 @@ class RowDetector(ABC):
     loops: ClassVar[Loops]
 
     def __init__(
-        self, params: Mapping[str, Any], numbers: Sequence[float], baseline: Sequence[float]
+        self,
+        params: Mapping[str, Any],
+        numbers: Sequence[float],
+        baseline: Sequence[float],
+        widths: Sequence[int] = (),
     ) -> None:
         self._params = dict(params)
         self._numbers = np.array(numbers, dtype=np.float64)
         self._baseline = np.array(baseline, dtype=np.float64)
+        self._widths = tuple(widths) or (len(baseline) + 1,)
         self._row = np.concatenate([[0.0], self._baseline])
         self._found = np.zeros(N_FOUND)
 
@@ -77,6 +85,9 @@ class RowDetector(ABC):
         """
         x = checks.bit(x) if self.is_binary else checks.number(x, self.low, self.high)
         kind = self.loops.one(self._row, x, self._numbers, self._found)
+        if kind == GROW:
+            self._row = widened(self._row, self._widths)
+            return self.update(x)
         return _alarm(kind, self.n_seen - 1, self._found.tolist()) if kind else None
 
     def update_many(self, xs: NDArray[np.float64]) -> list[Alarm]:
@@ -87,22 +98,30 @@ class RowDetector(ABC):
         """
         values = usable(xs, is_binary=self.is_binary, low=self.low, high=self.high)
         alarms: list[Alarm] = []
-        for start in range(0, len(values), _CHUNK):
-            self._take(values[start : start + _CHUNK], alarms)
+        start = 0
+        while start < len(values):
+            start += self._take(values[start : start + _CHUNK], alarms)
         return alarms
 
-    def _take(self, values: NDArray[np.float64], alarms: list[Alarm]) -> None:
+    def _take(self, values: NDArray[np.float64], alarms: list[Alarm]) -> int:
+        """Take values while the row is wide enough, and say how many."""
         n_before = self.n_seen
         at = np.empty(len(values), dtype=np.int64)
         kinds = np.empty(len(values), dtype=np.int8)
         found = np.empty((len(values) + 1, N_FOUND))
         n = self.loops.many(self._row, values, self._numbers, at, kinds, found)
+        n_taken = len(values)
+        if n and kinds[n - 1] == GROW:
+            n -= 1
+            n_taken = int(at[n])
+            self._row = widened(self._row, self._widths)
         for position, kind, row in zip(at[:n], kinds[:n], found[:n], strict=True):
             alarms.append(_alarm(int(kind), n_before + int(position), row.tolist()))
+        return n_taken
 
     def rebaseline(self) -> None:
         """Forget the past and take a new baseline from the next value on; `n_seen` goes on."""
-        self._row[1:] = self._baseline
+        self._row = np.concatenate([self._row[:1], self._baseline])
 
     @abstractmethod
     def readings(self) -> dict[str, float]:
@@ -115,7 +134,7 @@ class RowDetector(ABC):
             "format": self.row_format,
             "params": dict(self._params),
             "n_seen": self.n_seen,
-            "row": self._row[1:].tolist(),
+            "row": self._row[1 : self._used(self._row)].tolist(),
         }
 
     @classmethod
@@ -128,9 +147,24 @@ class RowDetector(ABC):
         checks.check_state(state, cls.kind, cls.row_format, "row")
         self: Self = checks.made(cls, cls.kind, state["params"])
         n_seen = checks.whole("n_seen", state["n_seen"], low=0, high=2**53)
-        row = checks.row(cls.kind, state["row"], self._baseline)
-        self._row = np.concatenate([[float(n_seen)], row])
+        row = checks.row(cls.kind, n_seen, state["row"], self._is_whole)
+        width = next(width for width in self._widths if width >= len(row))
+        self._row = np.concatenate([row, np.zeros(width - len(row))])
         return self
+
+    def _used(self, row: NDArray[np.float64]) -> int:
+        """How many numbers of a row are worth keeping; the rest are 0."""
+        return len(row)
+
+    def _is_whole(self, row: NDArray[np.float64]) -> bool:
+        """Whether this can be the used part of a row."""
+        return len(row) == self._widths[0]
+
+
+def widened(row: NDArray[np.float64], widths: Sequence[int]) -> NDArray[np.float64]:
+    """A row with the next width."""
+    width = next(width for width in widths if width > len(row))
+    return np.concatenate([row, np.zeros(width - len(row))])
 
 
 def usable(

@@ -81,24 +81,6 @@ def test_river_is_the_version_that_parity_is_stated_for() -> None:
     params=st.fixed_dictionaries(
         {},
         optional={
-            "delta": st.floats(1e-6, 0.999),
-            "clock": st.integers(1, 70),
-            "max_buckets": st.integers(1, 8),
-            "min_window_length": st.integers(1, 20),
-            "grace_period": st.integers(0, 60),
-        },
-    ),
-)
-def test_adwin_drifts_where_river_does(xs: list[float], params: dict[str, Any]) -> None:
-    assert drifts(ADWIN(**params), xs) == drifts_of_river(river.drift.ADWIN(**params), xs)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    xs=streams(),
-    params=st.fixed_dictionaries(
-        {},
-        optional={
             "min_instances": st.integers(1, 60),
             "delta": st.floats(0, 1),
             "threshold": st.floats(0, 60),

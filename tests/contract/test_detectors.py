@@ -55,6 +55,7 @@ CASES = [
     Case("DDM", {"warm_start": 10}, binary=True),
     Case("EDDM", {"warm_start": 5}, binary=True),
     Case("MixtureESR", {"false_alarm_every": 100}, bounded=True),
+    Case("ADWIN", {"clock": 4, "delta": 0.05, "on_drift": "shrink"}),
     Case("PageHinkley", {"threshold": 3, "min_instances": 10}),
     Case("river.drift.ADWIN", {"clock": 4, "delta": 0.05}),
     Case("river.drift.PageHinkley", {"threshold": 3, "min_instances": 10}),
@@ -188,7 +189,7 @@ def test_memory_is_bounded(case: Case) -> None:
     size = len(remembers(detector))
     for _ in range(3):
         detector.update_many(xs)
-    # Two more rows of ADWIN's buckets are 256 bytes, two more of a River detector's past 150.
+    # Two more levels of ADWIN's buckets are 198 bytes, two more of a River detector's past 150.
     assert len(remembers(detector)) <= size + 450
 
 
@@ -251,7 +252,7 @@ def test_readings_are_finite_and_named_alike(case: Case) -> None:
     [
         ({"detector": "Nilometer"}, "Nilometer"),
         ({"detector": None}, "None"),
-        ({"format": 2}, "format 2"),
+        ({"format": 0}, "format 0"),
         ({"n_seen": -1}, "n_seen"),
     ],
 )
