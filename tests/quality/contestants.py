@@ -211,6 +211,7 @@ CONTESTANTS = {
         own("e-SR", OURS, "MixtureESR", "squashed"),
         own("e-SR, every 10,000", OURS, "MixtureESR", "squashed", false_alarm_every=10_000),
         own("ADWIN", RIVER, "ADWIN", "real"),
+        own("ADWIN, shrinking", OURS, "ADWIN", "real", on_drift="shrink"),
         own("ADWIN, delta 2e-6", RIVER, "ADWIN", "real", delta=2e-6),
         own("PageHinkley", RIVER, "PageHinkley", "real"),
         own("PageHinkley, threshold 150", RIVER, "PageHinkley", "real", threshold=150.0),

@@ -48,7 +48,18 @@ class Results:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def load(cls, path):
+    def load(cls, *paths):
+        """What was kept, of several runs together; the first says under which circumstances."""
+        found = [cls._load(path) for path in paths]
+        return cls(
+            found[0].about,
+            [row for results in found for row in results.false_alarms],
+            [row for results in found for row in results.delays],
+            [row for results in found for row in results.prequential],
+        )
+
+    @classmethod
+    def _load(cls, path):
         stored = json.loads(path.read_text(encoding="utf-8"))
         for row in stored["prequential"]:
             row["delays"] = Delays(**row["delays"])

@@ -107,7 +107,9 @@ def arguments_of(argv):
         "--short", action="store_true", help="only what is promised; writes nothing"
     )
     parser.add_argument("--keep", type=Path, help="keep the results in this file")
-    parser.add_argument("--again", type=Path, help="measure nothing; write what --keep has kept")
+    parser.add_argument(
+        "--again", type=Path, nargs="*", help="measure nothing; write what --keep has kept"
+    )
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write to")
     options = parser.parse_args(argv)
     options.values = options.values or (2_000_000 if options.short else 20_000_000)
@@ -118,7 +120,7 @@ def main(argv):
     options = arguments_of(argv)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if options.again:
-        results = Results.load(options.again)
+        results = Results.load(*options.again)
     else:
         results = Results(describe("tests.quality.run", argv, ("river", "numba", "numpy")))
         start_s = time.perf_counter()

@@ -179,7 +179,8 @@ def test_classes_change_places_from_concept_to_concept():
         assert np.mean(same) < 0.35
 
 
-def test_a_learner_that_is_reset_learns_the_new_concept():
+def test_a_learner_that_is_reset_learns_the_new_concept(monkeypatch):
+    monkeypatch.setattr("tests.quality.prequential.CONCEPT", 4000)
     found = {}
     for name in ("never", "ADWIN"):
         found[name] = prequential(CONTESTANTS[name], "SINE1", 1, 2, 1)
@@ -202,6 +203,8 @@ def test_results_are_kept(tmp_path, results):
     results.prequential.append(prequential(CONTESTANTS["never"], "MIXED", 1, 1, 1))
     results.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json") == results
+    twice = Results.load(tmp_path / "results.json", tmp_path / "results.json")
+    assert twice.delays == 2 * results.delays
 
 
 def test_tables_and_plot_are_written_between_the_marks(tmp_path, results):
