@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from detectors.eddm import EDDM
     from detectors.factory import detector_from_state, make_detector
     from detectors.mixture_esr import MixtureESR
+    from detectors.fhddm import FHDDM
+    from detectors.hddm_a import HDDM_A
+    from detectors.hddm_w import HDDM_W
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
 
@@ -31,6 +34,9 @@ __all__ = [
     "ADWIN",
     "DDM",
     "EDDM",
+    "FHDDM",
+    "HDDM_A",
+    "HDDM_W",
     "Alarm",
     "Detector",
     "DetectorError",

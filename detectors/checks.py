@@ -107,6 +107,13 @@ def whole(name: str, value: int, *, low: int, high: int) -> int:
     return integer
 
 
+def flag(name: str, value: bool) -> bool:
+    """A parameter that is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is true or false, got {value!r}")
+    return value
+
+
 def _interval(low: float, high: float, open_at: str) -> str:
     return (
         f"{'above' if 'low' in open_at else 'from'} {low:g} "
