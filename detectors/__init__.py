@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detectors.adwin import ADWIN
     from detectors.ddm import DDM
     from detectors.eddm import EDDM
+    from detectors.conformal_esr import ConformalESR
     from detectors.factory import detector_from_state, make_detector
     from detectors.mixture_esr import MixtureESR
     from detectors.fhddm import FHDDM
@@ -38,6 +39,7 @@ __all__ = [
     "HDDM_A",
     "HDDM_W",
     "Alarm",
+    "ConformalESR",
     "Detector",
     "DetectorError",
     "MixtureESR",
