@@ -20,14 +20,14 @@ from detectors.kinds import KINDS
 
 if TYPE_CHECKING:
     from detectors.adwin import ADWIN
+    from detectors.conformal_esr import ConformalESR
     from detectors.ddm import DDM
     from detectors.eddm import EDDM
-    from detectors.conformal_esr import ConformalESR
     from detectors.factory import detector_from_state, make_detector
-    from detectors.mixture_esr import MixtureESR
     from detectors.fhddm import FHDDM
     from detectors.hddm_a import HDDM_A
     from detectors.hddm_w import HDDM_W
+    from detectors.mixture_esr import MixtureESR
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
 

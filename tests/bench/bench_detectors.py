@@ -6,7 +6,6 @@ Run `python -m tests.bench.bench_detectors`; `--help` lists the options.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 import time
@@ -226,7 +225,9 @@ def show_banks(console, report, options):
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--values", type=int, default=1_000_000, help="of each array")
-    parser.add_argument("--peer-values", type=int, default=50_000, help="one by one, ours and theirs")
+    parser.add_argument(
+        "--peer-values", type=int, default=50_000, help="one by one, ours and theirs"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="the median counts")
     parser.add_argument("--bank-values", type=int, default=10_000_000, help="for each bank")
     parser.add_argument("--bank-sizes", type=int, nargs="*", default=[1000, 100_000, 1_000_000])

@@ -98,8 +98,9 @@ class OneByOne:
 class FromRiver(OneByOne):
     """A detector of River, as it is."""
 
-    def __init__(self, name, **params):
-        self.detector = getattr(importlib.import_module("river.drift"), name)(**params)
+    def __init__(self, path, **params):
+        module, _, name = path.rpartition(".")
+        self.detector = getattr(importlib.import_module(module), name)(**params)
 
     def is_worse(self, x):
         self.detector.update(x)
@@ -173,8 +174,10 @@ def own(name, family, kind, takes, *, told=None, **params):
     )
 
 
-def theirs(name, takes, *, most=SLOW, **params):
-    return Contestant(f"{name} of River", RIVER, lambda _: FromRiver(name, **params), takes, most)
+def rivers(path, takes, most, **params):
+    """A detector of River that alarms at other indices than ours of that name."""
+    name = f"{path.rpartition('.')[2]} of River"
+    return Contestant(name, RIVER, lambda _: FromRiver(path, **params), takes, most)
 
 
 def capymoa():
@@ -210,6 +213,9 @@ CONTESTANTS = {
         own("e-SR, known baseline", OURS, "MixtureESR", "unit", told="baseline"),
         own("e-SR", OURS, "MixtureESR", "squashed"),
         own("e-SR, every 10,000", OURS, "MixtureESR", "squashed", false_alarm_every=10_000),
+        own("conformal e-SR", OURS, "ConformalESR", "real"),
+        own("conformal e-SR, location", OURS, "ConformalESR", "real", detects="location"),
+        own("conformal e-SR, every 10,000", OURS, "ConformalESR", "real", false_alarm_every=10_000),
         own("ADWIN", RIVER, "ADWIN", "real"),
         own("ADWIN, shrinking", OURS, "ADWIN", "real", on_drift="shrink"),
         own("ADWIN, delta 2e-6", RIVER, "ADWIN", "real", delta=2e-6),
@@ -217,6 +223,12 @@ CONTESTANTS = {
         own("PageHinkley, threshold 150", RIVER, "PageHinkley", "real", threshold=150.0),
         own("DDM", RIVER, "DDM", "bits"),
         own("EDDM", RIVER, "EDDM", "bits"),
+        own("FHDDM", RIVER, "FHDDM", "bits"),
+        own("HDDM_A", RIVER, "HDDM_A", "bits"),
+        own("HDDM_W", RIVER, "HDDM_W", "bits"),
+        # Theirs takes ones for successes, and draws its sample from another generator.
+        rivers("river.drift.binary.FHDDM", "bits", SLOW),
+        rivers("river.drift.KSWIN", "real", VERY_SLOW, seed=1),
         *capymoa(),
         Contestant("always", DUMMY, lambda _: Always()),
         Contestant("never", DUMMY, lambda _: Never()),
