@@ -162,7 +162,7 @@ def measure_bank(kind, n_detectors, options):
         seconds.append(time.thread_time() - start_s)
         for i in sample:
             n_alone[i] += len(alone[i].update_many(values[at == i]))
-            n_bank[i] += int(np.count_nonzero(alarms.ids == ids[i]))
+            n_bank[i] += int(np.count_nonzero(alarms.id == ids[i]))
     return {
         "ns": float(np.median(seconds)) / BANK_BATCH * 1e9,
         "bytes": bank.nbytes / n_detectors,

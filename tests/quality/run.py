@@ -19,7 +19,7 @@ from rich.progress import track
 
 from tests.bench.measuring import describe
 from tests.quality import measures
-from tests.quality.contestants import CONTESTANTS, OURS
+from tests.quality.contestants import CONTESTANTS
 from tests.quality.prequential import STREAMS, prequential
 from tests.quality.report import guarantees, write
 from tests.quality.results import Results
@@ -62,25 +62,32 @@ def measure_prequential(name, stream_name, options):
     )
 
 
+PARTS = {
+    "false-alarms": measure_false_alarms,
+    "delays": measure_delays,
+    "prequential": measure_prequential,
+}
+
+
 def jobs(options):
-    """What is to be measured, the longest first."""
-    found = []
-    for contestant in CONTESTANTS.values():
-        if options.only and not any(word in contestant.name for word in options.only):
-            continue
-        name = contestant.name
+    """What is to be measured, the longest first: function, detector, stream."""
+    return sorted(_jobs(options), key=lambda job: job[0] is not measure_prequential)
+
+
+def _jobs(options):
+    for name in options.only or CONTESTANTS:
+        contestant = CONTESTANTS[name]
+        streams = {
+            "false-alarms": [s.name for s in SOURCES if contestant.fits(s)],
+            "delays": [c.name for c in CHANGES if contestant.fits(c.before)],
+            "prequential": [] if contestant.is_told else list(STREAMS),
+        }
         if options.short:
-            if contestant.family == OURS:
-                sources = [s for s in SOURCES if s.name in SHORT_SOURCES and contestant.fits(s)]
-                found += [(measure_false_alarms, name, source.name) for source in sources]
-            continue
-        if not contestant.is_told:
-            found += [(measure_prequential, name, stream) for stream in STREAMS]
-        fitting = [source for source in SOURCES if contestant.fits(source)]
-        found += [(measure_false_alarms, name, source.name) for source in fitting]
-        fitting = [change for change in CHANGES if contestant.fits(change.before)]
-        found += [(measure_delays, name, change.name) for change in fitting]
-    return sorted(found, key=lambda job: job[0] is not measure_prequential)
+            is_promise = contestant.false_alarm_every is not None
+            its = SHORT_SOURCES if is_promise else []
+            streams = {"false-alarms": [s for s in streams["false-alarms"] if s in its]}
+        for part in set(options.parts) & set(streams):
+            yield from ((PARTS[part], name, stream) for stream in streams[part])
 
 
 def measure(todo, options, console):
@@ -102,7 +109,8 @@ def arguments_of(argv):
     parser.add_argument("--prequential-seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", nargs="*", help="detectors whose name contains one of these")
+    parser.add_argument("--only", nargs="*", choices=CONTESTANTS, help="detectors", metavar="NAME")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="of it all")
     parser.add_argument(
         "--short", action="store_true", help="only what is promised; writes nothing"
     )
