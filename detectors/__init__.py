@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detectors.conformal_esr import ConformalESR
     from detectors.ddm import DDM
     from detectors.eddm import EDDM
+    from detectors.bank import Bank
     from detectors.factory import detector_from_state, make_detector
     from detectors.fhddm import FHDDM
     from detectors.hddm_a import HDDM_A
@@ -40,6 +41,7 @@ __all__ = [
     "HDDM_W",
     "Alarm",
     "ConformalESR",
+    "Bank",
     "Detector",
     "DetectorError",
     "MixtureESR",

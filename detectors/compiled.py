@@ -55,9 +55,10 @@ def compiled(function: Function) -> Function:
 
 
 class Loops(NamedTuple):
-    """The loops over a step.
+    """A step and the loops over it.
 
     Attributes:
+        step: the compiled step, for other loops.
         one: `one(row, x, params, found)` takes a value and returns what the step said; with GROW
             the value has not been taken.
         many: `many(row, xs, params, at, kinds, found)` takes an array's values in order and
@@ -67,6 +68,7 @@ class Loops(NamedTuple):
             is no alarm but GROW, at the first value not taken.
     """
 
+    step: Callable[..., int]
     one: Callable[..., int]
     many: Callable[..., int]
 
@@ -107,7 +109,7 @@ def loops(step: Callable[..., int]) -> Loops:
                     break
         return n
 
-    return Loops(compiled(one), compiled(many))
+    return Loops(step, compiled(one), compiled(many))
 
 
 @compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -122,6 +123,32 @@ class RowDetector(ABC):
     def rebaseline(self) -> None:
         """Forget the past and take a new baseline from the next value on; `n_seen` goes on."""
         self._row = np.concatenate([self._row[:1], self._baseline])
+
+    def with_row(self, row: NDArray[np.float64]) -> Self:
+        """A detector of the same kind and parameters that goes on from a copy of `row`."""
+        other = copy(self)
+        other._row, other._found = row.copy(), np.zeros(N_FOUND)  # noqa: SLF001
+        return other
+
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """The parameters as the step takes them."""
+        return self._numbers
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return dict(self._params)
+
+    @property
+    def baseline(self) -> NDArray[np.float64]:
+        """The row of a new baseline, without the count."""
+        return self._baseline
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How wide a row may be, the narrowest, which is that of a new baseline, first."""
+        return self._widths
 
     @abstractmethod
     def readings(self) -> dict[str, float]:
