@@ -259,9 +259,10 @@ class ConformalESR(RowDetector):
     as is usual, would repair this and take twice as long to notice a change in zeros and ones.
     Dependence between values (autocorrelation) breaks the guarantee.
 
-    `direction` is that of the bet with the largest share of the statistic, and `none` for a bet
-    on scale. `onset` is where the CUSUM of that bet last began; `mean_before` and `mean_after` are
-    the means since the baseline before it (NaN where it is the baseline) and from it on.
+    `direction` is `up` or `down` where the location has moved, and `none` where a change of scale
+    explains the ranks ten times better. `onset` is where the CUSUM of the bet that explains them
+    best last began; `mean_before` and `mean_after` are the means since the baseline before it
+    (NaN where it is the baseline) and from it on.
 
     Raises:
         ValueError: a parameter is out of its range.
