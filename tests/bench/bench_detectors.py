@@ -214,7 +214,12 @@ def show_banks(console, report, options):
     columns = ("ns for a value", "bytes for a detector", "as one alone")
     table = plain_table("bank", *columns, numbers=columns)
     for name, found in report["banks"].items():
-        table.add_row(name, f"{found['ns']:.0f}", f"{found['bytes']:,.0f}", f"{found['equal']:.0%}")
+        table.add_row(
+            name,
+            f"{found['ns']:.0f}",
+            f"{found['bytes']:,.0f}",
+            f"{found['n_differ']} of {BANK_SAMPLE} differ, {found['n_alarms']} alarms",
+        )
     console.print(table)
     console.print(
         f"{options.bank_values:,} values in random order, batches of {BANK_BATCH:,}; of"
@@ -260,9 +265,11 @@ def main(arguments):
     if options.json:
         print(json.dumps(report))
         return
-    show_speed(console, report, packages)
-    show_memory(console, report)
-    show_banks(console, report, options)
+    if options.kinds:
+        show_speed(console, report, packages)
+        show_memory(console, report)
+    if options.bank_sizes:
+        show_banks(console, report, options)
 
 
 if __name__ == "__main__":

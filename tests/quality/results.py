@@ -49,10 +49,12 @@ class Results:
 
     @classmethod
     def load(cls, *paths):
-        """What was kept, of several runs together; the first says under which circumstances."""
+        """What was kept, of several runs together on the same machine."""
         found = [cls._load(path) for path in paths]
+        commands = [results.about["command"] for results in found]
+        minutes = sum(float(results.about["minutes"]) for results in found)
         return cls(
-            found[0].about,
+            found[0].about | {"command": "; ".join(commands), "minutes": f"{minutes:.1f}"},
             [row for results in found for row in results.false_alarms],
             [row for results in found for row in results.delays],
             [row for results in found for row in results.prequential],

@@ -193,7 +193,7 @@ def test_a_learner_that_is_reset_learns_the_new_concept(monkeypatch):
 def results():
     change = CHANGES[0]
     return Results(
-        {"machine": "m", "versions": "v", "command": "c", "minutes": "1"},
+        {"machine": "m", "versions": "v", "command": "c", "minutes": "1.0"},
         [FalseAlarms("ADWIN", change.before.name, 1_000_000, 12)],
         [Delays("ADWIN", change.name, 20_000, [10, 30, None])],
     )
