@@ -20,10 +20,10 @@ from detectors.kinds import KINDS
 
 if TYPE_CHECKING:
     from detectors.adwin import ADWIN
+    from detectors.bank import Bank
     from detectors.conformal_esr import ConformalESR
     from detectors.ddm import DDM
     from detectors.eddm import EDDM
-    from detectors.bank import Bank
     from detectors.factory import detector_from_state, make_detector
     from detectors.fhddm import FHDDM
     from detectors.hddm_a import HDDM_A
@@ -40,8 +40,8 @@ __all__ = [
     "HDDM_A",
     "HDDM_W",
     "Alarm",
-    "ConformalESR",
     "Bank",
+    "ConformalESR",
     "Detector",
     "DetectorError",
     "MixtureESR",
