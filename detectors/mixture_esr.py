@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from detectors import checks
+from detectors import autocorrelation, checks
+from detectors.autocorrelation import expected, remember
 from detectors.compiled import (
     DIRECTION,
     DRIFT,
@@ -31,13 +32,18 @@ Sides = Literal["up", "down", "both"]
 # on simulated changes. Small changes need weight more than large ones; the largest ratio is for
 # values that scatter less than bits do, on which larger bets pay.
 _ODDS_RATIOS = (1.15, 1.3, 1.6, 2.0, 2.7, 4.0, 10.0, 40.0)
-_WEIGHTS = (0.15, 0.16, 0.13, 0.18, 0.11, 0.10, 0.05, 0.12)
+_SHARES = (0.15, 0.16, 0.13, 0.18, 0.11, 0.10, 0.05, 0.12)
 
-# The row: count and sum since the baseline; then for every component its weighted mass, the largest
-# product of factors since any start, and count and sum before that start.
-_N, _SUM, _COMPONENTS = 1, 2, 3
-# The parameters; then for every component its odds ratio less 1, and its weight.
-_FALSE_ALARM_EVERY, _BASELINE, _N_COMPONENTS, _BETS = range(4)
+_N_RATIOS = len(_ODDS_RATIOS)
+_N_COMPONENTS = 2 * _N_RATIOS
+# The row: count and sum since the baseline; the memory of autocorrelation; then of every component
+# its weighted mass, the largest product of factors since any start, and count and sum before that
+# start.
+_N, _SUM, _MEMORY, _MASSES = 1, 2, 3, 3 + autocorrelation.WIDTH
+_PRODUCTS, _COUNTS, _SUMS, _WIDTH = (_MASSES + i * _N_COMPONENTS for i in range(1, 5))
+# The parameters; then of every component its odds ratio less 1, and its weight.
+_FALSE_ALARM_EVERY, _BASELINE, _AUTOCORRELATED, _BETS = range(4)
+_WEIGHTS = _BETS + _N_COMPONENTS
 # Of a mean that nothing is known of, half a 0 and half a 1 are taken as seen.
 _PRIOR_SUM, _PRIOR_N = 0.5, 1.0
 
@@ -54,35 +60,34 @@ def _mean(row: NDArray[np.float64], params: NDArray[np.float64]) -> float:
 @compiled
 def _bet(row: NDArray[np.float64], x: float, mean: float, params: NDArray[np.float64]) -> float:
     """Take a value into every component; return their total mass."""
-    n = int(params[_N_COMPONENTS])
-    bets, weights = params[_BETS : _BETS + n], params[_BETS + n :]
-    masses = row[_COMPONENTS : _COMPONENTS + n]
-    products = row[_COMPONENTS + n : _COMPONENTS + 2 * n]
-    counts = row[_COMPONENTS + 2 * n : _COMPONENTS + 3 * n]
-    sums = row[_COMPONENTS + 3 * n :]
-    for k in range(n):
-        factor = (1.0 + bets[k] * x) / (1.0 + bets[k] * mean)
-        masses[k] = (masses[k] + weights[k]) * factor
-        starts_here = products[k] <= 1.0
-        products[k] = (1.0 if starts_here else products[k]) * factor
-        counts[k] = row[_N] if starts_here else counts[k]
-        sums[k] = row[_SUM] if starts_here else sums[k]
-    total = 0.0
-    for k in range(n):
-        total += masses[k]
-    return total
+    n, total = row[_N], row[_SUM]
+    for k in range(_N_COMPONENTS):
+        # Unlike `/`, this has no branch for a zero, and so the loop is vectorised.
+        factor = np.divide(1.0 + params[_BETS + k] * x, 1.0 + params[_BETS + k] * mean)
+        row[_MASSES + k] = (row[_MASSES + k] + params[_WEIGHTS + k]) * factor
+        starts_here = row[_PRODUCTS + k] <= 1.0
+        row[_PRODUCTS + k] = (1.0 if starts_here else row[_PRODUCTS + k]) * factor
+        row[_COUNTS + k] = n if starts_here else row[_COUNTS + k]
+        row[_SUMS + k] = total if starts_here else row[_SUMS + k]
+    up = down = 0.0
+    for k in range(_N_RATIOS):
+        up += row[_MASSES + k]
+        down += row[_MASSES + _N_RATIOS + k]
+    return up + down
 
 
 @compiled
 def _report(
-    row: NDArray[np.float64], total: float, params: NDArray[np.float64], found: NDArray[np.float64]
+    row: NDArray[np.float64],
+    statistic: float,
+    params: NDArray[np.float64],
+    found: NDArray[np.float64],
 ) -> None:
-    n = int(params[_N_COMPONENTS])
-    k = int(np.argmax(row[_COMPONENTS : _COMPONENTS + n]))
-    n_before, sum_before = row[_COMPONENTS + 2 * n + k], row[_COMPONENTS + 3 * n + k]
+    k = int(np.argmax(row[_MASSES:_PRODUCTS]))
+    n_before, sum_before = row[_COUNTS + k], row[_SUMS + k]
     n_after = row[_N] - n_before
     found[DIRECTION] = 1 if params[_BETS + k] > 0 else -1
-    found[STATISTIC] = total
+    found[STATISTIC] = statistic
     found[THRESHOLD] = params[_FALSE_ALARM_EVERY]
     found[MEAN_BEFORE] = sum_before / n_before if n_before > 0 else math.nan
     found[MEAN_AFTER] = (row[_SUM] - sum_before) / n_after
@@ -96,12 +101,17 @@ def _step(
     params: NDArray[np.float64],
     found: NDArray[np.float64],
 ) -> int:
-    total = _bet(row, x, _mean(row, params), params)
+    mean = _mean(row, params)
+    if params[_AUTOCORRELATED]:
+        n = int(row[_N])
+        mean = expected(row, _MEMORY, n, mean)
+        remember(row, _MEMORY, n, x)
+    statistic = _bet(row, x, mean, params)
     row[_N] += 1
     row[_SUM] += x
-    if total < params[_FALSE_ALARM_EVERY]:
+    if statistic < params[_FALSE_ALARM_EVERY]:
         return NOTHING
-    _report(row, total, params, found)
+    _report(row, statistic, params, found)
     row[1:] = 0
     return DRIFT
 
@@ -110,13 +120,15 @@ class MixtureESR(RowDetector):
     """Has the mean of values in [0, 1] left its baseline?
 
     At most one false alarm in `false_alarm_every` values, on average, and nothing else to set.
-    Constant memory (67 numbers), constant time for each value.
+    Constant memory (84 numbers), constant time for each value.
 
     Parameters:
         false_alarm_every: N, the mean number of values up to a false alarm, 2 or more.
         baseline: m, the mean of the stream without a change, above 0 and below 1, which holds
             after an alarm as well; None estimates it by the running mean since the last alarm.
         sides: look for a mean that goes `up`, `down`, or `both`.
+        autocorrelated: bet against the mean that the last 4 values let expect (see
+            `detectors.autocorrelation`), instead of m.
 
     Every component k bets, at every value anew, that the odds of m have changed by a ratio r_k
     (8 ratios from 1.15 to 40 up, and their inverses down). With a_k = r_k - 1 its factor for a
@@ -126,13 +138,17 @@ class MixtureESR(RowDetector):
 
     and the weighted sum over all starts of the products of the factors since is kept by
     M_k <- (M_k + w_k) L_k. An alarm rises when the sum of the M_k reaches N. `direction` is that of
-    the component with the largest M_k, and `onset` the start from which its product is largest.
+    the component with the largest M_k, and `onset` the start from which its product is largest: for
+    values that scatter far less than bits it can lie well before the change.
 
-    Proved, for a `baseline` that is given: while the values' mean given their past is m (with one
-    side: at most, or at least, m), whatever their distribution in [0, 1], the sum of the M_k less
-    the count of values is a martingale, so the mean number of values up to a false alarm is at
-    least N. Measured, for the running mean: .77 to .93 false alarms in N = 100,000 values.
-    Values that depend on their past are not covered.
+    Proved, for a `baseline` that is given and values that are not `autocorrelated`: while the mean
+    of every value given those before is m (with one side: at most, or at least, m), whatever their
+    distribution in [0, 1], the sum of the M_k less the count of values is a martingale, so the mean
+    number of values up to a false alarm is at least N.
+
+    Measured, false alarms in N = 100,000 values, with the running mean: .75 to .97 on bits of mean .01 to
+    .5, independent or a Markov chain of correlation .3, where it is 27 to 38 without
+    `autocorrelated`.
 
     Raises:
         ValueError: a parameter is out of its range; or, later, a value is not from 0 to 1.
@@ -146,7 +162,8 @@ class MixtureESR(RowDetector):
 
     Source: J. Shin, A. Ramdas, A. Rinaldo, E-detectors: a nonparametric framework for sequential
     change detection (2023), arXiv 2203.03532, sections 2 to 4. Theirs is the sum, its bound, and
-    the mixture; the odds ratios, the weights, the running mean and the onset are ours.
+    the mixture; the odds ratios, the weights, the running mean, autocorrelation and the onset are
+    ours.
     """
 
     kind = "MixtureESR"
@@ -158,6 +175,7 @@ class MixtureESR(RowDetector):
         false_alarm_every: int = 100_000,
         baseline: float | None = None,
         sides: Sides = "both",
+        autocorrelated: bool = True,
     ) -> None:
         if sides not in get_args(Sides):
             raise ValueError(f"sides is one of {', '.join(get_args(Sides))}, got {sides!r}")
@@ -169,22 +187,22 @@ class MixtureESR(RowDetector):
             if baseline is None
             else checks.real("baseline", baseline, low=0, high=1, open_at="low high"),
             "sides": sides,
+            "autocorrelated": checks.flag("autocorrelated", autocorrelated),
         }
         bets, weights = _components(sides)
         numbers = [
             params["false_alarm_every"],
             -1.0 if baseline is None else params["baseline"],
-            len(bets),
+            params["autocorrelated"],
             *bets,
             *weights,
         ]
-        super().__init__(params, numbers, [0.0] * (_COMPONENTS - 1 + 4 * len(bets)))
+        super().__init__(params, numbers, [0.0] * (_WIDTH - 1))
 
     def readings(self) -> dict[str, float]:
         """The `statistic`, its `threshold`, and the `mean` that is taken for the baseline."""
-        n = int(self._numbers[_N_COMPONENTS])
         return {
-            "statistic": float(self._row[_COMPONENTS : _COMPONENTS + n].sum()),
+            "statistic": float(self._row[_MASSES:_PRODUCTS].sum()),
             "threshold": float(self._params["false_alarm_every"]),
             "mean": float(_mean(self._row, self._numbers)),
         }
@@ -192,8 +210,9 @@ class MixtureESR(RowDetector):
 
 def _components(sides: Sides) -> tuple[list[float], list[float]]:
     """Of every component the odds ratio less 1, and the weight; weights sum to 1."""
-    up = [ratio - 1 for ratio in _ODDS_RATIOS]
-    down = [1 / ratio - 1 for ratio in _ODDS_RATIOS]
-    bets = {"up": up, "down": down, "both": up + down}[sides]
-    weights = _WEIGHTS * (len(bets) // len(_WEIGHTS))
-    return bets, [weight / math.fsum(weights) for weight in weights]
+    bets = [ratio - 1 for ratio in _ODDS_RATIOS] + [1 / ratio - 1 for ratio in _ODDS_RATIOS]
+    n_sides = 2 if sides == "both" else 1
+    shares = [share / math.fsum(_SHARES) / n_sides for share in _SHARES]
+    none = [0.0] * len(shares)
+    up, down = (none if sides == unwanted else shares for unwanted in ("down", "up"))
+    return bets, up + down
