@@ -49,7 +49,6 @@ def stream(kind, n, seed):
     """Errors or losses whose mean is .2 and .35 in turn."""
     rng = np.random.default_rng(seed)
     means = np.where(np.arange(n) // CHANGE_EVERY % 2, 0.35, 0.2)
-    # River inverts what it feeds its FHDDM; parity is of the same numbers to both.
     return (
         (rng.random(n) < means).astype(float)
         if kind in BINARY
@@ -74,6 +73,15 @@ def run_one_by_one(detector, xs):
     return found
 
 
+def given_to(package, kind, numbers, options):
+    """The numbers as a peer takes them, and as many as it has time for."""
+    few = numbers[: min(options.peer_values, FEWER.get((package, kind), options.peer_values))]
+    if (package, kind) == ("River", "FHDDM"):
+        # For River's, ones are successes.
+        return [1 - int(x) for x in few]
+    return [int(x) for x in few] if kind in BINARY else few
+
+
 def measure_kind(kind, options, packages):
     """Nanoseconds for a value by contender, and their drifts."""
     xs = stream(kind, options.values, options.seed)
@@ -84,12 +92,10 @@ def measure_kind(kind, options, packages):
     }
     for package in packages:
         if kind in peers.NAMES[package]:
-            n = min(options.values, FEWER.get((package, kind), options.peer_values))
-            given = [int(x) for x in numbers[:n]] if kind in BINARY else numbers[:n]
             contenders[package] = (
                 lambda package=package: peers.make(package, kind),
                 peers.RUN[package],
-                given,
+                given_to(package, kind, numbers, options),
             )
     drifts = {}
 

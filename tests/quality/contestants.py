@@ -26,7 +26,6 @@ FITS = {
 N_SCALE = 1000
 # A detector that does not run compiled is measured on at most so many values and changes.
 SLOW = (1_000_000, 100)
-VERY_SLOW = (20_000, 20)
 
 
 @dataclass(frozen=True)
@@ -163,13 +162,14 @@ def own(name, family, kind, takes, *, told=None, **params):
         return Own(kind, **params, **({told: source.mean} if told else {}))
 
     every = params.get("false_alarm_every", 100_000) if kind.endswith("ESR") else None
+    is_for_dependent = kind == "MixtureESR" and params.get("autocorrelated", True)
     return Contestant(
         name,
         family,
         make,
         takes,
         false_alarm_every=every,
-        rho=0.3 if params.get("temper") else 0.0,
+        rho=0.3 if is_for_dependent else 0.0,
         is_told=told is not None,
     )
 
@@ -210,9 +210,17 @@ def capymoa():
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in [
-        own("e-SR, known baseline", OURS, "MixtureESR", "unit", told="baseline"),
         own("e-SR", OURS, "MixtureESR", "squashed"),
         own("e-SR, every 10,000", OURS, "MixtureESR", "squashed", false_alarm_every=10_000),
+        own("e-SR, known baseline", OURS, "MixtureESR", "unit", told="baseline"),
+        own(
+            "e-SR, known, independent",
+            OURS,
+            "MixtureESR",
+            "unit",
+            told="baseline",
+            autocorrelated=False,
+        ),
         own("conformal e-SR", OURS, "ConformalESR", "real"),
         own("conformal e-SR, location", OURS, "ConformalESR", "real", detects="location"),
         own("conformal e-SR, every 10,000", OURS, "ConformalESR", "real", false_alarm_every=10_000),
@@ -226,9 +234,8 @@ CONTESTANTS = {
         own("FHDDM", RIVER, "FHDDM", "bits"),
         own("HDDM_A", RIVER, "HDDM_A", "bits"),
         own("HDDM_W", RIVER, "HDDM_W", "bits"),
-        # Theirs takes ones for successes, and draws its sample from another generator.
+        # Theirs takes ones for successes.
         rivers("river.drift.binary.FHDDM", "bits", SLOW),
-        rivers("river.drift.KSWIN", "real", VERY_SLOW, seed=1),
         *capymoa(),
         Contestant("always", DUMMY, lambda _: Always()),
         Contestant("never", DUMMY, lambda _: Never()),
