@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from detectors.fhddm import FHDDM
     from detectors.hddm_a import HDDM_A
     from detectors.hddm_w import HDDM_W
+    from detectors.kswin import KSWIN
     from detectors.mixture_esr import MixtureESR
     from detectors.page_hinkley import PageHinkley
     from detectors.river import RiverDetector
@@ -39,6 +40,7 @@ __all__ = [
     "FHDDM",
     "HDDM_A",
     "HDDM_W",
+    "KSWIN",
     "Alarm",
     "Bank",
     "ConformalESR",

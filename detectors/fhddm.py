@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from detectors import checks
 from detectors.compiled import (
@@ -21,6 +21,8 @@ from detectors.compiled import (
 from detectors.row import RowDetector
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -148,6 +150,19 @@ class FHDDM(RowDetector):
             math.sqrt((math.log(1 / confidence)) / (2 * short)) if short else 0.0,
         ]
         super().__init__(params, numbers, [0.0] * (_RING - 1 + size))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The detector that `state()` described.
+
+        Raises:
+            ValueError: the state is of another detector or format, or damaged.
+        """
+        self = super().from_state(state)
+        # It is a position, and compiled code does not check those.
+        if not 0 <= self._row[_OLDEST] < self._params["sliding_window_size"]:
+            raise ValueError("the row in this state of FHDDM is damaged; start it anew")
+        return self
 
     def readings(self) -> dict[str, float]:
         """The long window's `statistic` and `mean`, 0 until it is full, and its `threshold`."""

@@ -87,6 +87,14 @@ def test_readings_are_those_of_the_long_window() -> None:
     assert fhddm.readings() == {"statistic": 0.25, "threshold": threshold, "mean": 0.25}
 
 
+@pytest.mark.parametrize("oldest", [-1, 100])
+def test_refuses_a_row_whose_position_is_out_of_range(oldest: int) -> None:
+    state = FHDDM().state()
+    state["row"][6] = oldest
+    with pytest.raises(ValueError, match="damaged"):
+        FHDDM.from_state(state)
+
+
 @pytest.mark.parametrize(
     "params",
     [

@@ -60,6 +60,7 @@ CASES = [
     Case("HDDM_A", {}, binary=True),
     Case("HDDM_W", {}, binary=True),
     Case("ConformalESR", {"false_alarm_every": 300, "reference_max": 31}),
+    Case("KSWIN", {"window_size": 24, "stat_size": 10}),
     Case("PageHinkley", {"threshold": 3, "min_instances": 10}),
     Case("river.drift.ADWIN", {"clock": 4, "delta": 0.05}),
     Case("river.drift.PageHinkley", {"threshold": 3, "min_instances": 10}),
