@@ -234,6 +234,8 @@ CONTESTANTS = {
         own("FHDDM", RIVER, "FHDDM", "bits"),
         own("HDDM_A", RIVER, "HDDM_A", "bits"),
         own("HDDM_W", RIVER, "HDDM_W", "bits"),
+        own("KSWIN", RIVER, "KSWIN", "real"),
+        own("KSWIN, alpha 1e-4", RIVER, "KSWIN", "real", alpha=1e-4),
         # Theirs takes ones for successes.
         rivers("river.drift.binary.FHDDM", "bits", SLOW),
         *capymoa(),
