@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from detectors.eddm import EDDM
     from detectors.factory import detector_from_state, make_detector
     from detectors.fhddm import FHDDM
+    from detectors.focus import FOCuS
     from detectors.hddm_a import HDDM_A
     from detectors.hddm_w import HDDM_W
     from detectors.kswin import KSWIN
@@ -46,6 +47,7 @@ __all__ = [
     "ConformalESR",
     "Detector",
     "DetectorError",
+    "FOCuS",
     "MixtureESR",
     "PageHinkley",
     "RiverDetector",

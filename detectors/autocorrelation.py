@@ -33,7 +33,7 @@ def _estimate(memory: NDArray[np.float64], n: int) -> None:
 
     The autocorrelation at lag k is 1 less the mean squared difference of values k apart over that
     of values `_FAR` apart: a change of the mean, which autocovariances would take for strong
-    autocorrelation, adds next to nothing to either.
+    autocorrelation, adds little to either.
     """
     coefficients = memory[_COEFFICIENTS : _COEFFICIENTS + ORDER]
     coefficients[:] = 0

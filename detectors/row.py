@@ -55,8 +55,8 @@ class RowDetector(ABC):
     kind: ClassVar[str]
     row_format: ClassVar[int] = 1
     is_binary: ClassVar[bool] = False
-    low: ClassVar[float] = -checks.MAGNITUDE_MAX
-    high: ClassVar[float] = checks.MAGNITUDE_MAX
+    low: float = -checks.MAGNITUDE_MAX
+    high: float = checks.MAGNITUDE_MAX
     loops: ClassVar[Loops]
 
     def __init__(

@@ -54,6 +54,8 @@ CASES = [
     Case("ADWIN", {"clock": 4, "delta": 0.05}),
     Case("DDM", {"warm_start": 10}, binary=True),
     Case("EDDM", {"warm_start": 5}, binary=True),
+    Case("FOCuS", {"false_alarm_every": 300}, binary=True),
+    Case("FOCuS", {"family": "gaussian", "sd": 0.3, "baseline": 0.1, "threshold": 5}),
     Case("MixtureESR", {"false_alarm_every": 100}, bounded=True),
     Case("ADWIN", {"clock": 4, "delta": 0.05, "on_drift": "shrink"}),
     Case("FHDDM", {"sliding_window_size": 20, "confidence_level": 0.01}, binary=True),
