@@ -21,6 +21,7 @@ FITS = {
     "unit": {"bits", "unit"},
     "squashed": {"bits", "unit", "real"},
     "real": {"bits", "unit", "real"},
+    "unbounded": {"real"},
 }
 # Values by whose median size the others are squashed, as in `stream.loss.ScaledAbsoluteError`.
 N_SCALE = 1000
@@ -36,8 +37,8 @@ class Contestant:
         family: whose algorithm it is.
         make: `make(source)` gives a new detector; only one that is told its baseline looks at
             the source.
-        takes: `bits`; numbers of the `unit` interval; the same, and others `squashed` to it; or
-            any `real` ones.
+        takes: `bits`; numbers of the `unit` interval; the same, and others `squashed` to it; any
+            `real` ones; or only `unbounded` ones.
         most: values and changes that it is measured on at the most.
         false_alarm_every: values per false alarm, where it promises a rate.
         rho: the correlation up to which it promises that.
@@ -55,6 +56,11 @@ class Contestant:
 
     def fits(self, source):
         return source.values in FITS[self.takes]
+
+    @property
+    def scores_errors(self):
+        """Whether it can watch a learner's errors, whose rate nobody knows beforehand."""
+        return not self.is_told and self.takes != "unbounded"
 
     def promises(self, source):
         return self.false_alarm_every is not None and source.rho <= self.rho
@@ -224,6 +230,8 @@ CONTESTANTS = {
         own("conformal e-SR", OURS, "ConformalESR", "real"),
         own("conformal e-SR, location", OURS, "ConformalESR", "real", detects="location"),
         own("conformal e-SR, every 10,000", OURS, "ConformalESR", "real", false_alarm_every=10_000),
+        own("FOCuS", OURS, "FOCuS", "unit"),
+        own("FOCuS, gaussian", OURS, "FOCuS", "unbounded", family="gaussian"),
         own("ADWIN", RIVER, "ADWIN", "real"),
         own("ADWIN, shrinking", OURS, "ADWIN", "real", on_drift="shrink"),
         own("ADWIN, delta 2e-6", RIVER, "ADWIN", "real", delta=2e-6),

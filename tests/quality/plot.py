@@ -87,31 +87,30 @@ def _draw(panel, results, change):
 
 def _label(panel):
     """A name beside each mark; names that would overlap are moved apart, up and down."""
-    placed = []
     points = panel.transData.transform([(x, y) for x, y, *_ in panel.named])
-    scale = panel.figure.dpi / 72
-    for (x, y), (data_x, data_y, name, colour) in sorted(
-        zip(points, panel.named, strict=True), key=lambda both: both[0][1]
-    ):
-        width, height = 4.2 * scale * len(name), 9.0 * scale
-        on_left = x + width + 8 * scale > panel.bbox.x1
-        left = x - width - 6 * scale if on_left else x + 6 * scale
-        bottom = y
-        for step in sorted(range(-40, 41), key=abs):
-            bottom = y + step * height / 3
-            box = (left, bottom, left + width, bottom + height)
-            if bottom > panel.bbox.y0 and not any(_overlap(box, other) for other in placed):
+    unit = panel.figure.dpi / 72
+    height = 9.0 * unit
+    taken = [(x - height / 2, y - height / 2, x + height / 2, y + height / 2) for x, y in points]
+    named = sorted(zip(points, panel.named, strict=True), key=lambda both: both[0][1])
+    for (x, y), (data_x, data_y, name, colour) in named:
+        width = 4.2 * unit * len(name)
+        on_left = x + width + 8 * unit > panel.bbox.x1
+        left = x - width - 6 * unit if on_left else x + 6 * unit
+        for step in sorted(range(-60, 61), key=abs):
+            middle = y + step * height / 3
+            box = (left, middle - height / 2, left + width, middle + height / 2)
+            if box[1] > panel.bbox.y0 and not any(_overlap(box, other) for other in taken):
                 break
-        placed.append((left, bottom, left + width, bottom + height))
+        taken.append(box)
         panel.annotate(
             name,
             (data_x, data_y),
-            xytext=((left - x) / scale, (bottom - y) / scale),
+            xytext=((left - x) / unit, (middle - y) / unit),
             textcoords="offset points",
             fontsize=7.5,
             color=colour,
             va="center",
-            arrowprops=_line(colour) if abs(bottom - y) > height / 2 else None,
+            arrowprops=_line(colour) if abs(middle - y) > height / 2 else None,
         )
 
 

@@ -87,7 +87,7 @@ def _jobs(options):
         streams = {
             "false-alarms": [s.name for s in SOURCES if contestant.fits(s)],
             "delays": [c.name for c in CHANGES if contestant.fits(c.before)],
-            "prequential": [] if contestant.is_told else list(STREAMS),
+            "prequential": list(STREAMS) if contestant.scores_errors else [],
         }
         if options.short:
             is_promise = contestant.false_alarm_every is not None
@@ -103,7 +103,7 @@ def measure(todo, options, console):
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
         futures = [pool.submit(function, *names, options) for function, *names in todo]
         done = track(as_completed(futures), total=len(todo), console=console, transient=True)
-        return [future.result() for future in done]
+        yield from (future.result() for future in done)
 
 
 def arguments_of(argv):
@@ -121,7 +121,7 @@ def arguments_of(argv):
     parser.add_argument(
         "--short", action="store_true", help="only what is promised; writes nothing"
     )
-    parser.add_argument("--keep", type=Path, help="keep the results in this file")
+    parser.add_argument("--keep", type=Path, help="keep what is found in this file, as it is found")
     parser.add_argument(
         "--again", type=Path, nargs="*", help="measure nothing; write what --keep has kept"
     )
@@ -141,9 +141,9 @@ def main(argv):
         start_s = time.perf_counter()
         for measured in measure(jobs(options), options, console):
             results.add(measured)
-        results.about["minutes"] = f"{(time.perf_counter() - start_s) / 60:.1f}"
-    if options.keep:
-        results.save(options.keep)
+            results.about["minutes"] = f"{(time.perf_counter() - start_s) / 60:.1f}"
+            if options.keep:
+                results.save(options.keep)
     for name, text in results.about.items():
         console.print(f"{name}: {text}", style="dim")
     verdicts = list(guarantees(results.false_alarms))
