@@ -161,7 +161,7 @@ class Never:
         return False
 
 
-def own(name, family, kind, takes, *, told=None, **params):
+def own(name, family, kind, takes, /, *, told=None, **params):
     """A detector of this project, where `told` names the parameter that is the baseline."""
 
     def make(source):

@@ -118,7 +118,10 @@ def _prequential_row(results, name):
     cells = [name]
     for stream in STREAMS:
         found = results.prequential_of(name, stream)
-        cells += [_figures(found.per_100k), _delay(found.delays), f"{found.accuracy:.1%}"]
+        if found is None:
+            cells += [""] * len(PREQUENTIAL)
+        else:
+            cells += [_figures(found.per_100k), _delay(found.delays), f"{found.accuracy:.1%}"]
     return cells
 
 
