@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BROKERS ?= 1
+# The others' pins contradict ours and each other's, so they have an environment of their own.
+PEERS := .venv-bench
+PEERS_OR_OURS = $(firstword $(wildcard $(PEERS)/bin/python) $(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench bench-takeover quality-defaults faults faults-short faults-controls docs kafka kafka-stop clean
+.PHONY: help demo test lint check bench bench-takeover bench-detectors peers quality quality-short quality-defaults faults faults-short faults-controls docs kafka kafka-stop clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +44,20 @@ bench-takeover: $(INSTALLED) ## Time until another worker goes on where one was 
 quality-defaults: $(INSTALLED) ## How often a configuration without settings asks, for nothing and for something.
 	@$(BIN)/python -m tests.quality.defaults --outcomes $(or $(N),1000000) --seed $(or $(SEED),0)
 
+bench-detectors: $(INSTALLED) ## What a value costs each detector, ours and River's: make bench-detectors BANK=100000000 SEED=1.
+	@$(PEERS_OR_OURS) -m tests.bench.bench_detectors --bank-values $(or $(BANK),10000000) --seed $(or $(SEED),1)
+
+quality: $(INSTALLED) ## False alarms and delays of each detector, into docs/: make quality N=20000000 SEED=1.
+	@$(PEERS_OR_OURS) -m tests.quality.run --values $(or $(N),20000000) --seed $(or $(SEED),1)
+
+quality-short: $(INSTALLED) ## Whether the promised false-alarm rates hold, in a minute.
+	@$(BIN)/python -m tests.quality.run --short --seed $(or $(SEED),1)
+
+peers: ## Install CapyMOA (Java 17) and Frouros beside ours, for the two above to compare with.
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps frouros==0.9.0
+
 faults: $(INSTALLED) ## Hurt a Kafka of three brokers and its workers: make faults N=300 SEED=1.
 	@$(BIN)/python -m tests.faults.run --faults $(or $(N),20) --seed $(or $(SEED),0)
 
@@ -60,5 +77,5 @@ kafka-stop: $(INSTALLED) ## Stop it; what it has stored stays.
 	@$(BIN)/python -m tests.kafka.cluster stop
 
 clean: ## Remove what the targets above have made.
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis streamgauge-demo
+	@rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis streamgauge-demo
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
