@@ -276,14 +276,15 @@ def verify(config: Config) -> None:
     from consumers.summary import counted
     from consumers.verify import verify_all
 
+    problems = []
     with open_existing_broker(config) as broker:
-        results = list(verify_all(broker, config, state_key(config)))
-    for result in results:
-        click.echo(
-            f"partition {result.partition}: {counted(result.n_commits, 'commit')} of"
-            f" {counted(result.n_records, 'record')} agree"
-        )
-    problems = [result for result in results if result.problem is not None]
+        for result in verify_all(broker, config, state_key(config)):
+            click.echo(
+                f"partition {result.partition}: {counted(result.n_commits, 'commit')} of"
+                f" {counted(result.n_records, 'record')} agree"
+            )
+            if result.problem is not None:
+                problems.append(result)
     if problems:
         differs = any(result.outcome == "differs" for result in problems)
         raise (click.ClickException if differs else _NotComparableError)(

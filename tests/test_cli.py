@@ -21,12 +21,13 @@ import jsonschema
 import pytest
 import yaml
 
-from consumers.broker import NotRetainedError
+from consumers import verify as verifying
+from consumers.broker import BrokerError, NotRetainedError
 from consumers.cli import cli, main
 from consumers.demo_stream import demo_stream
 from consumers.embedded import EmbeddedBroker
 from consumers.settings import read_config
-from consumers.verify import verify_all
+from consumers.verify import Verified, verify_all
 from tests.harness import START_MS, read_topic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -695,6 +696,17 @@ def test_verify_says_so_when_the_input_is_no_longer_retained(streamgauge, worked
         "error: partition 0: not comparable: the input of commit 1 is no longer retained, and the"
         " journal goes on at commit 4\n"
     )
+
+
+def test_verify_tells_each_partition_as_soon_as_it_is_done(streamgauge, worked, monkeypatch):
+    def one_and_no_more(*_):
+        yield Verified(0, 3, 90, "agrees")
+        raise BrokerError("it went away")
+
+    monkeypatch.setattr(verifying, "verify_all", one_and_no_more)
+    ended = streamgauge("verify", "--data-dir", worked)
+    assert ended.out == "partition 0: 3 commits of 90 records agree\n"
+    assert (ended.status, ended.err) == (1, "error: it went away\n")
 
 
 def test_verify_says_so_when_retention_is_quicker_than_it_is(worked, monkeypatch):
