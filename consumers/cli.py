@@ -381,7 +381,7 @@ def topics_list(config: Config, as_json: bool) -> None:
         for info in infos:
             click.echo(json.dumps(info._asdict()))
     else:
-        _print(topics_table(infos))
+        _print(topics_table(infos, counts_markers=config.broker.kind == "kafka"))
 
 
 @cli.group()

@@ -428,6 +428,8 @@ def test_replay_and_run_sum_up_what_was_seen_and_found(streamgauge, csv_path, tm
     alarms, requests = summary.pop("alarms"), summary.pop("retrain_requests")
     assert summary.pop("seconds") > 0
     assert summary == {
+        "partitions": [0],
+        "n_partitions": 1,
         "n_predictions": 3000,
         "n_labels": n_labels + n_twice,
         "n_outcomes": n_labels,
@@ -554,6 +556,8 @@ def test_topics_list_counts_records(streamgauge, worked):
     table = streamgauge("topics", "list", "--data-dir", worked).out
     assert re.search(r"^labels +1 +252 ", table, re.MULTILINE)
     assert not re.search(" $", table, re.MULTILINE)
+    assert table.splitlines()[-1].startswith("times in UTC")
+    assert "marker" not in table
 
 
 def test_config_check_says_what_is_wrong_a_line_each(streamgauge, unusable):
