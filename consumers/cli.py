@@ -208,6 +208,7 @@ def run(
 ) -> None:
     """The worker: watch the events, find drift, ask for retrains; and log to MLflow."""
     from consumers.run import run as work
+    from consumers.settings import warn_of_local_metrics
     from consumers.summary import describe
     from stream.check import check_components
 
@@ -215,6 +216,8 @@ def run(
         raise _UsageError(f"--summary: no such folder: {summary.parent}")
     check_components(config)
     _log_to_stderr()
+    if sink:
+        warn_of_local_metrics(config)
     result = work(config, until_idle=until_idle, with_sink=sink, alive=alive)
     if summary is not None:
         summary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -226,10 +229,15 @@ def run(
 @_config_options
 def sink(config: Config, until_eof: bool) -> None:
     """The MLflow sink alone; `run` starts one by itself."""
+    from consumers.settings import warn_of_local_metrics
     from consumers.tracking import main_child, main_service
 
     _log_to_stderr()
-    raise SystemExit(main_child(config) if until_eof else main_service(config))
+    if until_eof:
+        # A worker's own sink: the worker has said what there is to say.
+        raise SystemExit(main_child(config))
+    warn_of_local_metrics(config)
+    raise SystemExit(main_service(config))
 
 
 @cli.command()

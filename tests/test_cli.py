@@ -21,6 +21,8 @@ import jsonschema
 import pytest
 import yaml
 
+from consumers import run as running
+from consumers import tracking
 from consumers import verify as verifying
 from consumers.broker import BrokerError, NotRetainedError
 from consumers.cli import cli, main
@@ -578,6 +580,37 @@ def test_outcomes_held_until_they_are_mature_are_summed_up(streamgauge, tmp_path
     )
     assert "0 outcomes (1,200 held by label_maturity), 0 dead letters" in ended.err
     assert json.loads((tmp_path / "s.json").read_text())["join"]["held"] == 1200
+
+
+@pytest.mark.parametrize(
+    ("command", "mlflow", "says"),
+    [
+        (["run"], "{}", True),
+        (["run", "--no-sink"], "{}", False),
+        (["run"], "{tracking_uri: 'http://127.0.0.1:1'}", False),
+        (["sink"], "{}", True),
+        (["sink", "--until-eof"], "{}", False),
+        (["sink"], "{tracking_uri: 'http://127.0.0.1:1'}", False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_on_kafka_it_is_said_that_metrics_stay_on_this_machine(
+    streamgauge, tmp_path, caplog, monkeypatch, command, mlflow, says
+):
+    def ends(*_, **__):
+        raise BrokerError("enough")
+
+    monkeypatch.setattr(running, "run", ends)
+    for name in ("main_child", "main_service"):
+        monkeypatch.setattr(tracking, name, ends)
+    path = write_config(
+        tmp_path,
+        f"broker: {{kind: kafka, bootstrap_servers: '127.0.0.1:1'}}\nmlflow: {mlflow}",
+    )
+    streamgauge(*command, "-c", path, "--data-dir", tmp_path / "here")
+    told = [text for text in caplog.messages if "on this machine alone" in text]
+    assert len(told) == says
+    assert all(f"mlflow.db in {tmp_path / 'here'}" in text for text in told)
 
 
 def test_a_run_says_what_it_finds(streamgauge, csv_path, tmp_path, caplog):
