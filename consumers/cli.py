@@ -208,6 +208,7 @@ def run(
 ) -> None:
     """The worker: watch the events, find drift, ask for retrains; and log to MLflow."""
     from consumers.run import run as work
+    from consumers.settings import warn_of_local_metrics
     from consumers.summary import describe
     from stream.check import check_components
 
@@ -215,6 +216,8 @@ def run(
         raise _UsageError(f"--summary: no such folder: {summary.parent}")
     check_components(config)
     _log_to_stderr()
+    if sink:
+        warn_of_local_metrics(config)
     result = work(config, until_idle=until_idle, with_sink=sink, alive=alive)
     if summary is not None:
         summary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -226,10 +229,15 @@ def run(
 @_config_options
 def sink(config: Config, until_eof: bool) -> None:
     """The MLflow sink alone; `run` starts one by itself."""
+    from consumers.settings import warn_of_local_metrics
     from consumers.tracking import main_child, main_service
 
     _log_to_stderr()
-    raise SystemExit(main_child(config) if until_eof else main_service(config))
+    if until_eof:
+        # A worker's own sink: the worker has said what there is to say.
+        raise SystemExit(main_child(config))
+    warn_of_local_metrics(config)
+    raise SystemExit(main_service(config))
 
 
 @cli.command()
@@ -276,14 +284,15 @@ def verify(config: Config) -> None:
     from consumers.summary import counted
     from consumers.verify import verify_all
 
+    problems = []
     with open_existing_broker(config) as broker:
-        results = list(verify_all(broker, config, state_key(config)))
-    for result in results:
-        click.echo(
-            f"partition {result.partition}: {counted(result.n_commits, 'commit')} of"
-            f" {counted(result.n_records, 'record')} agree"
-        )
-    problems = [result for result in results if result.problem is not None]
+        for result in verify_all(broker, config, state_key(config)):
+            click.echo(
+                f"partition {result.partition}: {counted(result.n_commits, 'commit')} of"
+                f" {counted(result.n_records, 'record')} agree"
+            )
+            if result.problem is not None:
+                problems.append(result)
     if problems:
         differs = any(result.outcome == "differs" for result in problems)
         raise (click.ClickException if differs else _NotComparableError)(
@@ -405,7 +414,7 @@ def topics_list(config: Config, as_json: bool) -> None:
         for info in infos:
             click.echo(json.dumps(info._asdict()))
     else:
-        _print(topics_table(infos))
+        _print(topics_table(infos, counts_markers=config.broker.kind == "kafka"))
 
 
 @cli.group()

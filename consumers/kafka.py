@@ -43,6 +43,9 @@ class KafkaBroker:
         with Admin(config) as admin:
             self.n_partitions = admin.check()
         self._reader = RangeReader(config, "ranges")
+        # One for each topic that is fetched from: each goes on where it stands.
+        self._fetchers: dict[str, RangeReader] = {}
+        self._known_ends: dict[tuple[str, int], int] = {}
 
     def topics(self) -> list[TopicInfo]:
         """The topics of the configuration."""
@@ -92,7 +95,16 @@ class KafkaBroker:
             raise UnknownTopicError(f"no topic {topic!r}")
         if not 0 <= partition < self.n_partitions:
             raise BrokerError(f"topic {topic!r} has no partition {partition}")
+        if topic not in self._fetchers:
+            self._fetchers[topic] = RangeReader(self._config, f"fetch-{topic}")
+        fetcher, known_end = self._fetchers[topic], self._known_ends.get((topic, partition), 0)
+        if end_offset > known_end or not fetcher.stands_at(topic, partition, start_offset):
+            self._check_bounds(topic, partition, start_offset, end_offset)
+        return list(fetcher.read(topic, partition, start_offset, end_offset))
+
+    def _check_bounds(self, topic: str, partition: int, start_offset: int, end_offset: int) -> None:
         start, end = self._reader.bounds(topic, partition)
+        self._known_ends[topic, partition] = end
         if start_offset < start:
             raise NotRetainedError(
                 f"{topic!r} partition {partition} begins at offset {start}; {start_offset} is gone"
@@ -101,10 +113,10 @@ class KafkaBroker:
             raise BrokerError(
                 f"{topic!r} partition {partition} ends at offset {end}, before {end_offset}"
             )
-        return list(self._reader.read(topic, partition, start_offset, end_offset))
 
     def close(self) -> None:
-        self._reader.close()
+        for reader in (self._reader, *self._fetchers.values()):
+            reader.close()
 
     def __enter__(self) -> Self:
         return self

@@ -69,6 +69,7 @@ class Membership:
         self._offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self._problem: BaseException | None = None
         self._asked_s = time.monotonic()
+        self._silent_since_s: float | None = None
         self._closing = threading.Event()
         session_ms = settings_of(config).session_timeout
         with errors_in_words(config):
@@ -114,6 +115,11 @@ class Membership:
         """Whether this process is a member and no rebalance is under way."""
         return bool(self._consumer.group_metadata().state == MemberState.STABLE)
 
+    def silent_s(self) -> float:
+        """For how long no broker has spoken for the group, 0 where one does."""
+        since_s = self._silent_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
     def note(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Tell the group how far input is processed, for tools that show lag.
 
@@ -146,6 +152,15 @@ class Membership:
                     return
                 log.debug("the group does not answer: %s", error)
                 self._closing.wait(_RETRY_S)
+            self._look_for_coordinator()
+
+    def _look_for_coordinator(self) -> None:
+        # There is no public way. It answers every heartbeat, so that it is missed within seconds
+        # of a broker that has stopped, and within a request's time-out of one that hangs.
+        if not self._consumer._coordinator.coordinator_unknown():  # noqa: SLF001
+            self._silent_since_s = None
+        elif self._silent_since_s is None:
+            self._silent_since_s = time.monotonic()
 
     def _commit_noted(self) -> None:
         offsets, self._offsets = self._offsets, {}

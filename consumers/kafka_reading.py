@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from kafka import KafkaConsumer, TopicPartition
@@ -70,16 +72,25 @@ class RangeReader:
 
     Its end offsets are those of uncommitted records too: what it has read up to there is all that
     was written before, committed or aborted.
+
+    A read that goes on where the last one ended takes first what the client has fetched already:
+    many short reads in a row cost no more than a long one. Memory is that of one poll's records.
     """
 
     def __init__(self, config: Config, role: str) -> None:
         self._config = config
         self._timeout_ms = settings_of(config).timeout
+        self._stands_at: tuple[TopicPartition, int] | None = None
+        self._ahead: list[Record] = []
         with errors_in_words(config):
             self._consumer = KafkaConsumer(**consumer_options(config, role))
             self._any_consumer = KafkaConsumer(
                 **{**consumer_options(config, f"{role}-end"), "isolation_level": "read_uncommitted"}
             )
+
+    def stands_at(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether the last read ended there, so that the next one only has to go on."""
+        return self._stands_at == (TopicPartition(topic, partition), offset)
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The oldest retained offset, and the one after the newest record, committed or not."""
@@ -101,32 +112,60 @@ class RangeReader:
             BrokerTimeoutError: for the whole time-out nothing came.
             NotRetainedError: some of them are no longer retained.
         """
-        where = TopicPartition(topic, partition)
         if start >= end:
             return
+        where = TopicPartition(topic, partition)
+        if not self.stands_at(topic, partition, start):
+            self._go_to(where, start)
+        # Until all of it is read: who breaks this off has not read to any known place.
+        self._stands_at = None
+        while True:
+            n = bisect_left(self._ahead, end, key=attrgetter("offset"))
+            wanted, self._ahead = self._ahead[:n], self._ahead[n:]
+            yield from wanted
+            if self._ahead or self._position(where) >= end:
+                break
+            self._read_ahead(where)
+        self._stands_at = where, end
+
+    def _go_to(self, where: TopicPartition, offset: int) -> None:
+        self._ahead = []
+        self._consumer.unsubscribe()
         self._consumer.assign([where])
-        self._consumer.seek(where, start)
+        self._consumer.seek(where, offset)
+
+    def _position(self, where: TopicPartition) -> int:
+        """The offset that the client gives next.
+
+        Raises:
+            NotRetainedError: what was to come next is gone.
+        """
+        with errors_in_words(self._config):
+            position: int | None = self._consumer.position(where, timeout_ms=self._timeout_ms)
+        if position is None:
+            raise NotRetainedError(
+                f"{where.topic!r} partition {where.partition}: what was to be read is not retained"
+            )
+        return position
+
+    def _read_ahead(self, where: TopicPartition) -> None:
+        """Poll until records come, or the client gets past what is not for us, such as markers.
+
+        Raises:
+            BrokerTimeoutError: for the whole time-out nothing came.
+        """
+        before = self._position(where)
         deadline_s = time.monotonic() + self._timeout_ms / 1000
-        position = start
-        try:
-            while position < end:
-                with errors_in_words(self._config):
-                    polled = self._consumer.poll(_POLL_MS, _POLL_RECORDS).get(where, [])
-                    before, position = position, self._consumer.position(where)
-                if position is None:
-                    raise NotRetainedError(
-                        f"{topic!r} partition {partition}: {start} is not retained"
-                    )
-                yield from (record for record in as_records(polled) if record.offset < end)
-                if position > before:
-                    deadline_s = time.monotonic() + self._timeout_ms / 1000
-                elif time.monotonic() > deadline_s:
-                    raise BrokerTimeoutError(
-                        f"{topic!r} partition {partition} gave nothing after offset {position} for "
-                        f"{duration_text(self._timeout_ms)}"
-                    )
-        finally:
-            self._consumer.unsubscribe()
+        while self._position(where) == before:
+            if time.monotonic() > deadline_s:
+                raise BrokerTimeoutError(
+                    f"{where.topic!r} partition {where.partition} gave nothing after offset "
+                    f"{before} for {duration_text(self._timeout_ms)}"
+                )
+            with errors_in_words(self._config):
+                self._ahead += as_records(
+                    self._consumer.poll(_POLL_MS, _POLL_RECORDS).get(where, [])
+                )
 
     def last(self, topic: str, partition: int) -> Record | None:
         """The newest committed record that is retained, None where there is none.

@@ -25,6 +25,7 @@ from consumers.broker import (
     UnknownTopicError,
 )
 from consumers.kafka_changelog import Changelog
+from consumers.kafka_client import settings_of
 from consumers.kafka_input import Input, InputReader
 from consumers.kafka_membership import Membership
 from consumers.kafka_reading import RangeReader
@@ -42,6 +43,11 @@ log = logging.getLogger(__name__)
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
 _FENCED_S = 1.5
+# Longer than the search for a coordinator takes where there is one, as after a start.
+_SILENT_S = 3.0
+# Later than this a `rebalance` in which one take-over has failed begins no other: the worker may
+# have been told to stop.
+_TAKE_OVERS_S = 2.0
 # Long enough for a broker that was suspended to learn what happened meanwhile.
 _OLD_ANSWERS_S = 10.0
 # Gathering more input than one poll gives makes commits fewer; it ends soon in any case.
@@ -86,6 +92,7 @@ class KafkaTasks:
         self._retries: dict[int, _Retry] = {}
         self._lost: set[int] = set()
         self._may_have_more = False
+        self._silence_told = False
         self._reader = RangeReader(config, "restore")
         self._input = InputReader(config)
         self._membership = Membership(config, config.app, config.topics.predictions)
@@ -98,15 +105,19 @@ class KafkaTasks:
         Raises:
             BrokerError: the brokers refuse us, or a partition's state is not what was committed.
         """
+        self._tell_of_silence()
         assigned = self._membership.assigned()
         gone = self._membership.take_revoked() | (self._tasks.keys() - assigned)
         for partition in gone & self._tasks.keys():
             self._give_up(partition)
         taken_over = {}
-        for partition in sorted(assigned - self._tasks.keys()):
+        deadline_s = time.monotonic() + _TAKE_OVERS_S
+        for partition in sorted(assigned - self._tasks.keys(), key=self._turn):
             won = self._try_to_take_over(partition)
             if won is not None:
                 taken_over[partition] = won
+            elif time.monotonic() > deadline_s:
+                break
         lost, self._lost = tuple(sorted(self._lost)), set()
         return Rebalance(taken_over, lost)
 
@@ -212,6 +223,23 @@ class KafkaTasks:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _tell_of_silence(self) -> None:
+        """Say once for each outage that nothing comes, and once that it is over."""
+        is_silent = self._membership.silent_s() > _SILENT_S
+        if is_silent == self._silence_told:
+            return
+        self._silence_told = is_silent
+        where = settings_of(self._config).bootstrap_servers
+        if is_silent:
+            log.warning("Kafka at %s does not answer; waiting", where)
+        else:
+            log.info("Kafka at %s answers again", where)
+
+    def _turn(self, partition: int) -> tuple[float, int]:
+        """Sorts partitions: those that were never tried first, then by how long ago it was."""
+        retry = self._retries.get(partition)
+        return (0.0 if retry is None else retry.at_s, partition)
 
     def _try_to_take_over(self, partition: int) -> TakenOver | None:
         """The partition's committed state, or None where it cannot be had for now."""

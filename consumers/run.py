@@ -80,7 +80,7 @@ def run(
                 log.info("writing the last metrics to MLflow ...")
                 n_used = min(len(signals), 1)
                 sink.close(hurry=lambda: len(signals) > n_used)
-        return summarize(broker, config, worker.totals(), seconds)
+        return summarize(broker, config, worker.partitions(), worker.totals(), seconds)
 
 
 class _Pulse:

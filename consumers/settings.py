@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -11,6 +12,8 @@ from stream.config import Config, ConfigError, load_config
 
 if TYPE_CHECKING:
     from consumers.broker import Broker
+
+log = logging.getLogger(__name__)
 
 STATE_KEY_VARIABLE = "STREAMGAUGE_STATE_KEY"
 
@@ -93,6 +96,16 @@ def open_existing_broker(config: Config) -> Broker:
                 " and `produce` make it, and --data-dir or -c says where"
             )
     return open_broker(config)
+
+
+def warn_of_local_metrics(config: Config) -> None:
+    """Say so where the sinks of several machines would each write to a file of their own."""
+    if config.broker.kind == "kafka" and config.mlflow.tracking_uri is None:
+        log.warning(
+            "mlflow.tracking_uri is not set: what is logged from here goes to mlflow.db in %s, on "
+            "this machine alone; where there are several, give all of them the same MLflow server",
+            config.broker.data_dir,
+        )
 
 
 def state_key(config: Config) -> bytes | None:

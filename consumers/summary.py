@@ -9,7 +9,7 @@ import msgspec
 from consumers.documents import document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from consumers.broker import Broker
     from stream.config import Config
@@ -29,14 +29,30 @@ _ALARM_FIELDS = (
 )
 
 
-def summarize(broker: Broker, config: Config, totals: Totals, seconds: float) -> dict[str, Any]:
+def summarize(
+    broker: Broker, config: Config, partitions: Collection[int], totals: Totals, seconds: float
+) -> dict[str, Any]:
     """What has been seen and found since the topics were made, and how long this run took.
 
-    Counts and findings go together: they cover earlier runs as well, so that a run that was
-    killed and started again sums up the same as one that was not.
+    Counts and findings go together: both are of the partitions that the worker had at its end, and
+    cover earlier runs as well, so that a run that was killed and started again sums up the same as
+    one that was not.
+
+    Args:
+        broker: where the findings are.
+        config: the whole configuration.
+        partitions: those that the totals are of.
+        totals: the counts.
+        seconds: how long the run took.
     """
-    alarms = [msgspec.json.decode(r.value or b"{}") for r in read_all(broker, config.topics.alarms)]
+
+    def found(topic: str) -> Iterator[Record]:
+        return (r for r in read_all(broker, topic) if r.partition in partitions)
+
+    alarms = [msgspec.json.decode(r.value or b"{}") for r in found(config.topics.alarms)]
     return {
+        "partitions": sorted(partitions),
+        "n_partitions": broker.n_partitions,
         "n_predictions": totals.n_predictions,
         "n_labels": totals.n_labels,
         "n_outcomes": totals.n_outcomes,
@@ -51,9 +67,7 @@ def summarize(broker: Broker, config: Config, totals: Totals, seconds: float) ->
         },
         "n_models_evicted": totals.n_evicted,
         "alarms": [{field: alarm[field] for field in _ALARM_FIELDS} for alarm in alarms],
-        "retrain_requests": [
-            document("retrain", record) for record in read_all(broker, config.topics.retrain)
-        ],
+        "retrain_requests": [document("retrain", r) for r in found(config.topics.retrain)],
         "seconds": round(seconds, 3),
     }
 
@@ -63,7 +77,7 @@ def describe(summary: Mapping[str, Any]) -> str:
     n_held = summary["join"]["held"]
     held = f" ({n_held:,} held by label_maturity)" if n_held else ""
     return (
-        f"in all {counted(summary['n_predictions'], 'prediction')},"
+        f"in all{_of_which(summary)} {counted(summary['n_predictions'], 'prediction')},"
         f" {counted(summary['n_labels'], 'label')},"
         f" {counted(summary['n_outcomes'], 'outcome')}{held},"
         f" {counted(summary['n_dead_letters'], 'dead letter')};"
@@ -71,6 +85,15 @@ def describe(summary: Mapping[str, Any]) -> str:
         f" {counted(len(summary['retrain_requests']), 'retrain request')};"
         f" this run took {summary['seconds']:.1f} s"
     )
+
+
+def _of_which(summary: Mapping[str, Any]) -> str:
+    """Which partitions were summed up, where it was not all of them."""
+    partitions = summary["partitions"]
+    if len(partitions) == summary["n_partitions"]:
+        return ""
+    noun = "partition" if len(partitions) == 1 else "partitions"
+    return f", of {noun} {', '.join(map(str, partitions))}:" if partitions else ", of no partition:"
 
 
 def counted(n: int, thing: str) -> str:

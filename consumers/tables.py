@@ -27,14 +27,18 @@ def plain_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
     return table
 
 
-def topics_table(topics: Sequence[TopicInfo]) -> Table:
+def topics_table(topics: Sequence[TopicInfo], *, counts_markers: bool = False) -> Table:
     """One line for each topic; times are UTC.
 
     Inputs bear the time at which they were written, outputs the event time of what they tell.
+
+    Args:
+        topics: what to show.
+        counts_markers: whether `n_records` counts what transactions leave in the topic as well.
     """
     numbers = ("parts", "records", "size")
     table = plain_table("topic", *numbers, "oldest", "newest", numbers=numbers)
-    table.caption = "times in UTC: of writing for inputs, event time for what streamgauge publishes"
+    table.caption = "\n".join(_notes(topics, counts_markers=counts_markers)) or None
     table.caption_justify = "left"
     for topic in topics:
         table.add_row(
@@ -46,6 +50,13 @@ def topics_table(topics: Sequence[TopicInfo]) -> Table:
             _minute(topic.newest_timestamp_ms),
         )
     return table
+
+
+def _notes(topics: Sequence[TopicInfo], *, counts_markers: bool) -> Iterator[str]:
+    if counts_markers:
+        yield "records: offsets in use; each transaction's marker takes one, as do aborted records"
+    if any(topic.oldest_timestamp_ms is not None for topic in topics):
+        yield "times in UTC: of writing for inputs, event time for what streamgauge publishes"
 
 
 def metrics_tables(histories: Sequence[MetricHistory]) -> Iterator[Table]:

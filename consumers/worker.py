@@ -193,6 +193,10 @@ class Worker:
         self._failed[partition] = (sequence, n)
         time.sleep(_RETRY_S * 2 ** (n - 1))
 
+    def partitions(self) -> frozenset[int]:
+        """Those that this worker owns, or owned when its place in the group was closed."""
+        return frozenset(self._tasks)
+
     def totals(self) -> Totals:
         """The counts of the partitions that this worker owns, since they were first read."""
         totals = [task.engine.totals() for task in self._tasks.values()]

@@ -21,12 +21,15 @@ import jsonschema
 import pytest
 import yaml
 
-from consumers.broker import NotRetainedError
+from consumers import run as running
+from consumers import tracking
+from consumers import verify as verifying
+from consumers.broker import BrokerError, NotRetainedError
 from consumers.cli import cli, main
 from consumers.demo_stream import demo_stream
 from consumers.embedded import EmbeddedBroker
 from consumers.settings import read_config
-from consumers.verify import verify_all
+from consumers.verify import Verified, verify_all
 from tests.harness import START_MS, read_topic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -427,6 +430,8 @@ def test_replay_and_run_sum_up_what_was_seen_and_found(streamgauge, csv_path, tm
     alarms, requests = summary.pop("alarms"), summary.pop("retrain_requests")
     assert summary.pop("seconds") > 0
     assert summary == {
+        "partitions": [0],
+        "n_partitions": 1,
         "n_predictions": 3000,
         "n_labels": n_labels + n_twice,
         "n_outcomes": n_labels,
@@ -553,6 +558,8 @@ def test_topics_list_counts_records(streamgauge, worked):
     table = streamgauge("topics", "list", "--data-dir", worked).out
     assert re.search(r"^labels +1 +252 ", table, re.MULTILINE)
     assert not re.search(" $", table, re.MULTILINE)
+    assert table.splitlines()[-1].startswith("times in UTC")
+    assert "marker" not in table
 
 
 def test_config_check_says_what_is_wrong_a_line_each(streamgauge, unusable):
@@ -573,6 +580,37 @@ def test_outcomes_held_until_they_are_mature_are_summed_up(streamgauge, tmp_path
     )
     assert "0 outcomes (1,200 held by label_maturity), 0 dead letters" in ended.err
     assert json.loads((tmp_path / "s.json").read_text())["join"]["held"] == 1200
+
+
+@pytest.mark.parametrize(
+    ("command", "mlflow", "says"),
+    [
+        (["run"], "{}", True),
+        (["run", "--no-sink"], "{}", False),
+        (["run"], "{tracking_uri: 'http://127.0.0.1:1'}", False),
+        (["sink"], "{}", True),
+        (["sink", "--until-eof"], "{}", False),
+        (["sink"], "{tracking_uri: 'http://127.0.0.1:1'}", False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_on_kafka_it_is_said_that_metrics_stay_on_this_machine(
+    streamgauge, tmp_path, caplog, monkeypatch, command, mlflow, says
+):
+    def ends(*_, **__):
+        raise BrokerError("enough")
+
+    monkeypatch.setattr(running, "run", ends)
+    for name in ("main_child", "main_service"):
+        monkeypatch.setattr(tracking, name, ends)
+    path = write_config(
+        tmp_path,
+        f"broker: {{kind: kafka, bootstrap_servers: '127.0.0.1:1'}}\nmlflow: {mlflow}",
+    )
+    streamgauge(*command, "-c", path, "--data-dir", tmp_path / "here")
+    told = [text for text in caplog.messages if "on this machine alone" in text]
+    assert len(told) == says
+    assert all(f"mlflow.db in {tmp_path / 'here'}" in text for text in told)
 
 
 def test_a_run_says_what_it_finds(streamgauge, csv_path, tmp_path, caplog):
@@ -695,6 +733,17 @@ def test_verify_says_so_when_the_input_is_no_longer_retained(streamgauge, worked
         "error: partition 0: not comparable: the input of commit 1 is no longer retained, and the"
         " journal goes on at commit 4\n"
     )
+
+
+def test_verify_tells_each_partition_as_soon_as_it_is_done(streamgauge, worked, monkeypatch):
+    def one_and_no_more(*_):
+        yield Verified(0, 3, 90, "agrees")
+        raise BrokerError("it went away")
+
+    monkeypatch.setattr(verifying, "verify_all", one_and_no_more)
+    ended = streamgauge("verify", "--data-dir", worked)
+    assert ended.out == "partition 0: 3 commits of 90 records agree\n"
+    assert (ended.status, ended.err) == (1, "error: it went away\n")
 
 
 def test_verify_says_so_when_retention_is_quicker_than_it_is(worked, monkeypatch):

@@ -1,0 +1,83 @@
+"""Kafka goes away under a worker: it says so once, and can be told to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from consumers import kafka_tasks
+from consumers.broker import BrokerTimeoutError
+from consumers.kafka_tasks import KafkaTasks
+from tests.kafka.apps import app_settings, eventually, make_app, take_over
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+TIMEOUT_S = 2
+# Beyond the time-out, for one request to be given up.
+STOP_S = 8
+
+
+def turn(tasks):
+    """What a worker that has nothing to do does over and over."""
+    tasks.rebalance()
+    tasks.poll(0.1)
+
+
+def stop(proxy):
+    proxy.refuse(1)
+    proxy.disconnect(1)
+
+
+def hang(proxy):
+    proxy.black_hole(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("go_away", [stop, hang])
+def test_an_outage_is_told_once_and_its_end_as_well(
+    kafka, kafka_proxy, kafka_prefix, caplog, monkeypatch, go_away
+):
+    monkeypatch.setattr(kafka_tasks, "_SILENT_S", 0.5)
+    caplog.set_level(logging.INFO, "consumers")
+    settings = app_settings(kafka.proxy_bootstrap, kafka_prefix, timeout=f"{TIMEOUT_S}s")
+    app = make_app(settings, at=kafka.bootstrap)
+
+    def told():
+        return [text.removeprefix(f"Kafka at {kafka.proxy_bootstrap} ") for text in caplog.messages]
+
+    with KafkaTasks(app) as tasks:
+        take_over(tasks, 0)
+        go_away(kafka_proxy)
+        eventually(lambda: turn(tasks) or "does not answer; waiting" in told(), "being told")
+        for _ in range(20):
+            turn(tasks)
+        assert told().count("does not answer; waiting") == 1
+        assert "answers again" not in told()
+        kafka_proxy.heal(1)
+        eventually(lambda: turn(tasks) or "answers again" in told(), "the end of the outage")
+        go_away(kafka_proxy)
+        eventually(lambda: turn(tasks) or told().count("does not answer; waiting") == 2, "the next")
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < TIMEOUT_S + STOP_S
+
+
+def test_take_overs_that_time_out_do_not_keep_a_worker_from_stopping(
+    kafka, kafka_prefix, monkeypatch
+):
+    app = make_app(app_settings(kafka.bootstrap, kafka_prefix), n_partitions=3)
+    monkeypatch.setattr(kafka_tasks, "_TAKE_OVERS_S", 0.0)
+    tried = []
+
+    def time_out(_, partition):
+        tried.append(partition)
+        raise BrokerTimeoutError("it took its time")
+
+    monkeypatch.setattr(kafka_tasks, "PartitionWriter", time_out)
+    with KafkaTasks(app) as tasks:
+        eventually(lambda: tasks._membership.assigned() == {0, 1, 2}, "the assignment")
+        for n in range(1, 4):
+            assert tasks.rebalance().taken_over == {}
+            assert len(tried) == n, "one in each call"
+        assert set(tried) == {0, 1, 2}, "each has its turn"
