@@ -264,7 +264,10 @@ def tail(config: Config, **options: Any) -> None:
         open_existing_broker(config) as broker,
         broker.reader([topic], from_start=from_start) as reader,
     ):
-        show(reader, kind, **options)
+        # It is said on a terminal only; on Kafka it takes a few questions.
+        asks = sys.stdout.isatty() and not from_start
+        has_older = asks and any(i.n_records for i in broker.topics() if i.name == topic)
+        show(reader, kind, has_older=has_older, **options)
 
 
 @cli.command()
