@@ -30,7 +30,9 @@ _ALARM_FIELDS = (
 
 
 def summarize(broker: Broker, config: Config, totals: Totals, seconds: float) -> dict[str, Any]:
-    """What has been seen and found since the topics were made, and how long this run took.
+    """What has been seen and found since the topics were made, and how long processing took.
+
+    The time is this run's, without its start and its end.
 
     Counts and findings go together: they cover earlier runs as well, so that a run that was
     killed and started again sums up the same as one that was not.
@@ -69,7 +71,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         f" {counted(summary['n_dead_letters'], 'dead letter')};"
         f" {counted(len(summary['alarms']), 'alarm')},"
         f" {counted(len(summary['retrain_requests']), 'retrain request')};"
-        f" this run took {summary['seconds']:.1f} s"
+        f" processing took {summary['seconds']:.1f} s"
     )
 
 

@@ -488,7 +488,7 @@ def test_a_second_run_sums_up_the_first_as_well(streamgauge, worked, tmp_path):
     ended = streamgauge("run", "--until-idle", "--no-sink", "--summary", path, "--data-dir", worked)
     assert ended.err.splitlines()[-1].startswith(
         "in all 250 predictions, 250 labels, 250 outcomes, 2 dead letters; 0 alarms,"
-        " 0 retrain requests; this run took "
+        " 0 retrain requests; processing took "
     )
     assert json.loads(path.read_text())["n_dead_letters"] == 2
 
