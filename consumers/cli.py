@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import time
 from functools import update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,7 @@ def replay(config: Config, **options: Any) -> None:
     from consumers.settings import open_broker
     from stream.config import duration_ms
 
-    rate = options.pop("rate")
+    rate, path = options.pop("rate"), options.pop("file")
     durations = {}
     for name in ("label_delay", "label_jitter"):
         try:
@@ -140,7 +141,9 @@ def replay(config: Config, **options: Any) -> None:
             raise _UsageError(f"--{name.replace('_', '-')}: {error}") from None
     try:
         replay_options = ReplayOptions(
-            path=options.pop("file"),
+            path=path,
+            # A pipe cannot be read twice, as it takes to end now.
+            end_ms=time.time_ns() // 1_000_000 if path.is_file() else None,
             version=options.pop("model_version"),
             drop=tuple(name.strip() for name in options.pop("drop").split(",") if name.strip()),
             delay_ms=durations["label_delay"],
@@ -269,7 +272,10 @@ def tail(config: Config, **options: Any) -> None:
         open_existing_broker(config) as broker,
         broker.reader([topic], from_start=from_start) as reader,
     ):
-        show(reader, kind, **options)
+        # It is said on a terminal only; on Kafka it takes a few questions.
+        asks = sys.stdout.isatty() and not from_start
+        has_older = asks and any(i.n_records for i in broker.topics() if i.name == topic)
+        show(reader, kind, has_older=has_older, **options)
 
 
 @cli.command()
@@ -472,7 +478,9 @@ def main() -> None:
     """
     try:
         status = cli.main(standalone_mode=False)
-    except click.Abort:
+    except click.Abort as stop:
+        for note in getattr(stop.__cause__, "__notes__", ()):
+            click.echo(f"stopped: {note}", err=True)
         sys.exit(130)
     except click.ClickException as error:
         _fail(" ".join(error.format_message().split()), error.exit_code)
@@ -491,7 +499,8 @@ def _fail_unless_asked(error: Exception) -> None:
 
     if os.environ.get(_TRACEBACK_VARIABLE):
         raise error
-    text = "; ".join(str(error).splitlines()) or type(error).__name__
+    lines = [*str(error).splitlines(), *getattr(error, "__notes__", ())]
+    text = "; ".join(lines) or type(error).__name__
     if type(error).__module__.partition(".")[0] not in ("consumers", "stream", "detectors"):
         text = f"{type(error).__name__}: {text}"
     _fail(text, 2 if isinstance(error, ConfigError) else 1)

@@ -20,6 +20,8 @@ Target = int | float | str
 
 CLASSES_MAX = 20  # a numeric target with more distinct values is taken for a quantity
 DIGITS_MAX = 100  # Python refuses to convert thousands
+# How programs write that there is no value, in lower case.
+_MISSING = frozenset({"", "?", "n/a", "na", "nan", "none", "null"})
 
 
 class CsvError(ValueError):
@@ -46,20 +48,33 @@ class Row(NamedTuple):
 def parse_value(text: str) -> Value:
     """What a cell holds: a finite number, nothing, or text.
 
-    >>> [parse_value(text) for text in ("7", "0.5", "", "nan", "1_000", "7 days")]
-    [7, 0.5, None, 'nan', '1_000', '7 days']
+    >>> [parse_value(text) for text in ("7", "0.5", "", "NaN", "n/a", "1_000", "7 days")]
+    [7, 0.5, None, None, None, '1_000', '7 days']
     """
     try:
         number = float(text)
     except ValueError:
-        return text if text.strip() else None
+        return _text(text)
     if "_" in text or not math.isfinite(number):
-        return text
+        return _text(text)
     if len(text) <= DIGITS_MAX and text.strip().lstrip("+-").isdecimal():
         whole = int(text)
         # Beyond 64 bits JSON readers disagree about whole numbers.
         return whole if -(2**63) <= whole < 2**63 else number
     return number
+
+
+def _text(text: str) -> str | None:
+    return None if text.strip().lower() in _MISSING else text
+
+
+def count_rows(path: Path) -> int:
+    """How many rows `read_rows` gives, in one pass.
+
+    Raises:
+        CsvError: no such file, or not a CSV.
+    """
+    return max(0, sum(1 for _ in _csv_lines(path)) - 1)
 
 
 def read_rows(path: Path, target: str, drop: Sequence[str] = ()) -> Iterator[Row]:
@@ -108,6 +123,18 @@ def _column(path: Path, header: list[str], name: str, option: str) -> int:
         columns = ", ".join(header)
         raise ColumnError(option, f"{path}: {problem} {name!r}; its columns are {columns}")
     return header.index(name)
+
+
+def are_many(targets: Sequence[Value]) -> bool:
+    """Whether numeric targets cannot be classes: fractions, or fewer than five rows to a class.
+
+    >>> are_many([1.5, 2.0]), are_many([*range(26)] * 5), are_many(range(100))
+    (True, False, True)
+    """
+    numbers = {target for target in targets if isinstance(target, int | float)}
+    if any(not float(number).is_integer() for number in numbers):
+        return True
+    return len(numbers) > max(CLASSES_MAX, len(targets) / 5)
 
 
 def infer_task(targets: Iterable[Value]) -> Task:

@@ -7,11 +7,23 @@ later a label. `CsvReplay` is the pure part (rows to events); `replay` sends the
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from consumers.csv_rows import ColumnError, Row, Target, infer_task, parse_value, read_rows
+from consumers.csv_rows import (
+    ColumnError,
+    CsvError,
+    Row,
+    Target,
+    Value,
+    are_many,
+    count_rows,
+    infer_task,
+    parse_value,
+    read_rows,
+)
 from consumers.deployed import (
     DeployedModel,
     DeployedModelError,
@@ -20,6 +32,7 @@ from consumers.deployed import (
     make_learner,
 )
 from consumers.sending import send_events
+from consumers.summary import counted
 from consumers.traffic import ROW_MS, START_MS, Event, EventWriter, LabelSchedule
 
 if TYPE_CHECKING:
@@ -64,6 +77,8 @@ class ReplayOptions:
         duplicates: probability that a label comes twice.
         missing: probability that a label never comes.
         start_ms: event time of the file's first row; rows are one second apart.
+        end_ms: event time before which all has happened, epoch milliseconds, whatever `start_ms`
+            says; the file is read once more for it, to count its rows.
         seed: of the label schedule and of the order in which the training rows are learned.
     """
 
@@ -80,6 +95,7 @@ class ReplayOptions:
     duplicates: float = 0.0
     missing: float = 0.0
     start_ms: int = START_MS
+    end_ms: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -97,6 +113,14 @@ class ReplayOptions:
                 raise OptionError(name, f"a probability, got {getattr(self, name)}")
 
 
+class TextColumn(NamedTuple):
+    """A column that holds text, and the first cell that does; `line` as editors count."""
+
+    name: str
+    line: int
+    text: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySummary:
     """What a replay did.
@@ -111,7 +135,7 @@ class ReplaySummary:
         n_missing: predictions whose label was never sent.
         training_accuracy: of the trained model on its training rows; None for regression.
         training_mae: mean absolute error on the training rows; None for classification.
-        unused_columns: text columns that the default learner cannot use.
+        unused_columns: columns whose text the default learner cannot use.
     """
 
     task: Task
@@ -123,7 +147,7 @@ class ReplaySummary:
     n_missing: int
     training_accuracy: float | None
     training_mae: float | None
-    unused_columns: tuple[str, ...] = field(default=())
+    unused_columns: tuple[TextColumn, ...] = field(default=())
 
     def describe(self) -> str:
         """The summary in two or three lines."""
@@ -140,8 +164,8 @@ class ReplaySummary:
             ),
         ]
         if self.unused_columns:
-            names = ", ".join(self.unused_columns)
-            lines.append(f"left out, text that the default learner cannot use: {names}")
+            cells = (f"{c.name} (line {c.line}: {c.text[:30]!r})" for c in self.unused_columns)
+            lines.append(f"left out, text that the default learner cannot use: {', '.join(cells)}")
         return "\n".join(lines)
 
 
@@ -171,6 +195,13 @@ class CsvReplay:
             )
         values = [parse_value(row.target) for row in training]
         self.task: Task = options.task or infer_task(values)
+        if self.task == "classification" and _all_numbers(values) and are_many(values):
+            raise OptionError(
+                "task",
+                f"classification, and {options.target!r} has {len(set(values)):,} distinct numbers"
+                f" in {len(values):,} rows, too many for classes or with fractions;"
+                " use --task regression, or a target with classes",
+            )
         # Where some class is text, `7` is the name of a class too.
         self._text_target = self.task == "classification" and any(
             isinstance(value, str) for value in values
@@ -184,12 +215,16 @@ class CsvReplay:
             seed=options.seed,
         )
         self._n_predictions = 0
+        self._start_ms = options.start_ms
+        if options.end_ms is not None:
+            lasts_ms = count_rows(options.path) * ROW_MS + options.delay_ms + options.jitter_ms
+            self._start_ms = options.end_ms - lasts_ms
 
     def events(self) -> Iterator[Event]:
         """Predictions in the order of the file, labels between them when they are due."""
         writer = EventWriter(self._options.model, self._options.version, self.task)
         for row in self._rows:
-            now_ms = self._options.start_ms + row.number * ROW_MS
+            now_ms = self._start_ms + row.number * ROW_MS
             target = self._target(row)
             yield writer.prediction(self._id(row.number), now_ms, self._predict(row), row.features)
             self._n_predictions += 1
@@ -223,11 +258,7 @@ class CsvReplay:
         self._model = DeployedModel(
             learner, self.task, pairs, numeric_only=path is None, seed=self._options.seed
         )
-        self._unused_columns = tuple(
-            name
-            for name in (training[0].features if path is None else ())
-            if any(isinstance(row.features[name], str) for row in training)
-        )
+        self._unused_columns = _text_columns(training) if path is None else ()
         self._score = self._score_on(training, [target for _, target in pairs])
 
     def _score_on(self, rows: list[Row], targets: list[Target]) -> float:
@@ -239,7 +270,9 @@ class CsvReplay:
 
     def _target(self, row: Row) -> Target:
         target = row.target if self._text_target else parse_value(row.target)
-        if target is None or (self.task == "regression" and isinstance(target, str)):
+        if target is None:
+            raise self._at(row, f"the target is {row.target!r}, which stands for no value")
+        if self.task == "regression" and isinstance(target, str):
             raise self._at(row, f"the target is {row.target!r}, regression needs a number")
         return target
 
@@ -261,6 +294,19 @@ class CsvReplay:
         return ReplayError(f"{self._options.path}: line {row.line}: {problem}")
 
 
+def _all_numbers(values: list[Value]) -> bool:
+    return not any(isinstance(value, str) for value in values)
+
+
+def _text_columns(rows: list[Row]) -> tuple[TextColumn, ...]:
+    found: dict[str, TextColumn] = {}
+    for row in rows:
+        for name, value in row.features.items():
+            if isinstance(value, str) and name not in found:
+                found[name] = TextColumn(name, row.line, value)
+    return tuple(found[name] for name in rows[0].features if name in found)
+
+
 def replay(
     options: ReplayOptions,
     producer: Producer,
@@ -280,10 +326,22 @@ def replay(
 
     Raises:
         ReplayError: see `CsvReplay`. An error in a later row comes after the rows before it have
-            been sent.
+            been sent; a note on it, as on a KeyboardInterrupt, says how many.
     """
     if rate is not None and not rate > 0:
         raise OptionError("rate", f"more than 0 rows per second, got {rate}")
     run = CsvReplay(options)
-    send_events(run.events(), producer, topics, rate=rate, progress=progress)
+    n_sent: Counter[str] = Counter()
+
+    def events() -> Iterator[Event]:
+        for event in run.events():
+            yield event
+            n_sent[event.kind] += 1
+
+    try:
+        send_events(events(), producer, topics, rate=rate, progress=progress)
+    except (ReplayError, CsvError, KeyboardInterrupt) as error:
+        counts = " and ".join(counted(n_sent[kind], kind) for kind in ("prediction", "label"))
+        error.add_note(f"{counts} were sent before that")
+        raise
     return run.summary()

@@ -32,7 +32,7 @@ _ALARM_FIELDS = (
 def summarize(
     broker: Broker, config: Config, partitions: Collection[int], totals: Totals, seconds: float
 ) -> dict[str, Any]:
-    """What has been seen and found since the topics were made, and how long this run took.
+    """What has been seen and found since the topics were made, and how long processing took.
 
     Counts and findings go together: both are of the partitions that the worker had at its end, and
     cover earlier runs as well, so that a run that was killed and started again sums up the same as
@@ -43,7 +43,7 @@ def summarize(
         config: the whole configuration.
         partitions: those that the totals are of.
         totals: the counts.
-        seconds: how long the run took.
+        seconds: how long processing took in this run, without its start and its end.
     """
 
     def found(topic: str) -> Iterator[Record]:
@@ -83,7 +83,7 @@ def describe(summary: Mapping[str, Any]) -> str:
         f" {counted(summary['n_dead_letters'], 'dead letter')};"
         f" {counted(len(summary['alarms']), 'alarm')},"
         f" {counted(len(summary['retrain_requests']), 'retrain request')};"
-        f" this run took {summary['seconds']:.1f} s"
+        f" processing took {summary['seconds']:.1f} s"
     )
 
 

@@ -31,6 +31,7 @@ def tail(
     model: str | None = None,
     as_json: bool = False,
     follow: bool = True,
+    has_older: bool = False,
     out: TextIO | None = None,
 ) -> None:
     """Show the records of a reader as they come, until interrupted or, not following, the end.
@@ -44,6 +45,7 @@ def tail(
         model: show this model only.
         as_json: one JSON object per line.
         follow: go on after the last record.
+        has_older: whether there are records that the reader does not show; it is said meanwhile.
         out: standard output where None; a live table where it is a terminal.
     """
     out = out or sys.stdout
@@ -51,7 +53,7 @@ def tail(
         if as_json or not out.isatty():
             n = _print_lines(reader, kind, model, as_json=as_json, follow=follow, out=out)
         else:
-            n = _show_table(reader, kind, model, follow=follow, out=out)
+            n = _show_table(reader, kind, model, follow=follow, has_older=has_older, out=out)
         if n == 0:
             print(_nothing(kind, model), file=sys.stderr)
     except KeyboardInterrupt:
@@ -97,7 +99,15 @@ def _print_lines(
     return n
 
 
-def _show_table(reader: Reader, kind: Kind, model: str | None, *, follow: bool, out: TextIO) -> int:
+def _show_table(
+    reader: Reader,
+    kind: Kind,
+    model: str | None,
+    *,
+    follow: bool,
+    has_older: bool,
+    out: TextIO,
+) -> int:
     n = 0
     view: View = MetricsView() if kind == "metrics" else LinesView(kind)
     console = Console(file=out)
@@ -109,7 +119,8 @@ def _show_table(reader: Reader, kind: Kind, model: str | None, *, follow: bool, 
         if n:
             console.print(view)
         return n
-    waiting = Text(f"waiting for {kind.replace('-', ' ')} ...", "dim")
+    older = " (--from-start shows the old ones)" if has_older else ""
+    waiting = Text(f"waiting for {kind.replace('-', ' ')} ...{older}", "dim")
     with Live(waiting, console=console, auto_refresh=False) as live:
         live.refresh()
         for records in _polls(reader, follow=True):

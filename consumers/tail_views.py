@@ -46,16 +46,30 @@ _MAIN = ("accuracy_window", "mae_window", "window_mean", "n_pending")
 def sparkline(values: Sequence[float], width: int) -> str:
     """A series as `width` bars at most, each the mean of its share of the values.
 
+    Bars span 0.1 at least where values are in [0, 1], else a tenth of their mean: a steady series
+    looks steady, however little it moves.
+
     >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8), sparkline([1, 1, 9, 9], 2), sparkline([5, 5], 8)
-    ('▁▂▃▄▅▆▇█', '▁█', '▁▁')
+    ('▁▂▃▄▅▆▇█', '▁█', '▅▅')
+    >>> sparkline([0.92, 0.91, 0.92, 0.90], 4), sparkline([5000, 5010], 2)
+    ('▅▅▅▄', '▄▅')
     """
     series = list(values)
     n = min(width, len(series))
     edges = [i * len(series) // n for i in range(n + 1)] if n else []
     means = [sum(series[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means, default=0.0), max(means, default=0.0)
-    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+    span = max(high - low, _span_min(means))
+    if not span:
+        return _BLOCKS[0] * n
+    start = low - (span - (high - low)) / 2
+    return "".join(_BLOCKS[round((mean - start) / span * (len(_BLOCKS) - 1))] for mean in means)
+
+
+def _span_min(means: Sequence[float]) -> float:
+    if all(0 <= mean <= 1 for mean in means):
+        return 0.1
+    return 0.1 * abs(sum(means) / len(means))
 
 
 def clean(value: object) -> str:

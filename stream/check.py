@@ -17,37 +17,45 @@ def check_components(config: Config) -> None:
     """Make every detector and learner once.
 
     Raises:
-        ConfigError: one cannot be made; the message starts with the path of its field.
+        ConfigError: some cannot be made; a line for each, which starts with the path of its field.
     """
-    _check("defaults", config.defaults)
+    of_all = _problems(config.defaults)
+    lines = [f"defaults.{problem}" for problem in of_all]
     for name, model in config.models.items():
-        _check(f"models.{name}", model)
+        # A model has the defaults' detectors, and what is wrong with them has been said.
+        own = (problem for problem in _problems(model) if problem not in of_all)
+        lines += [f"models.{name}.{problem}" for problem in own]
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
-def _check(path: str, model: ModelConfig) -> None:
+def _problems(model: ModelConfig) -> list[str]:
     losses_are_binary = model.settled_task == "classification" and model.loss != "log_loss"
+    problems = []
     for name, detector in model.detectors.items():
         try:
             made = make_detector(detector.kind, detector.params)
+            if not losses_are_binary:
+                _check_takes_fractions(made)
         except ValueError as error:
-            raise ConfigError(f"{path}.detectors.{name}: {error}") from None
-        if not losses_are_binary:
-            _check_takes_fractions(f"{path}.detectors.{name}", made)
+            problems.append(f"detectors.{name}: {error}")
     if model.learner is not None:
-        _check_learner(f"{path}.learner", model.learner, model.task)
+        problem = _problem_of_learner(model.learner, model.task)
+        problems += [f"learner: {problem}"] if problem is not None else []
+    return problems
 
 
-def _check_takes_fractions(path: str, detector: Detector) -> None:
+def _check_takes_fractions(detector: Detector) -> None:
     try:
         detector.update(0.5)
     except ValueError as error:
         raise ConfigError(
-            f"{path}: {error}, and its signal may lie between; give the model"
+            f"{error}, and its signal may lie between; give the model"
             " `task: classification` and the loss zero_one, or use another detector"
         ) from None
 
 
-def _check_learner(path: str, learner: LearnerConfig, task: Task | None) -> None:
+def _problem_of_learner(learner: LearnerConfig, task: Task | None) -> str | None:
     tasks: list[Task] = [task] if task else ["classification", "regression"]
     problems = []
     for candidate in tasks:
@@ -55,5 +63,4 @@ def _check_learner(path: str, learner: LearnerConfig, task: Task | None) -> None
             check_keepable(make_river_model(learner.path, learner.params, candidate))
         except ValueError as error:
             problems.append(str(error))
-    if len(problems) == len(tasks):
-        raise ConfigError(f"{path}: {problems[0]}")
+    return problems[0] if len(problems) == len(tasks) else None

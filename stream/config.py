@@ -242,9 +242,15 @@ class LearnerConfig(_Section):
 
 
 class MetricRule(_Section):
-    """Ask for a retrain when a metric over the last outcomes reaches a level."""
+    """Ask for a retrain when a metric over the last outcomes reaches a level.
 
-    name: str = Field(description="accuracy or log_loss; mae or rmse for regression")
+    It is looked at every `metrics.every` outcomes, and asks by itself, whatever `rule` says.
+    """
+
+    name: str = Field(
+        description="accuracy or log_loss (in nats, of probabilities of at least 0.001);"
+        " mae or rmse for regression"
+    )
     at_or_below: float | None = None
     at_or_above: float | None = None
     over: int = Field(500, ge=1, le=1_000_000, description="outcomes the metric is taken over")

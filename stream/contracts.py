@@ -86,7 +86,7 @@ class OffsetRange(_Contract):
 
 
 class RetrainWindow(_Contract):
-    """The outcomes since the estimated onset: what to retrain on."""
+    """The outcomes from the estimated onset to the request: what there is to retrain on so far."""
 
     outcome_from: int = Field(description="index of the first outcome of the window")
     outcome_to: int = Field(description="index after the last outcome of the window")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stream.events import Probability, Value
     from stream.join import Outcome
 
-# The log loss of a true class with this probability counts as 1.
+# A true class with less probability costs no more: one certain mistake must not outweigh all.
 _P_MIN = 0.001
 # Outcomes that set the scale of a regression's errors.
 _N_SCALE = 1000
@@ -66,7 +66,7 @@ class ZeroOneLoss(_Stateless):
 
 
 class LogLoss(ZeroOneLoss):
-    """-ln p(true class), 1 from p = 0.001 down.
+    """-ln p(true class) / -ln 0.001, so 1 from p = 0.001 down and 0.1 at p = 0.5.
 
     A prediction without probability counts as certain. A single probability is that of the
     predicted class; the rest goes to the true class when the prediction is wrong, which is exact
@@ -74,7 +74,8 @@ class LogLoss(ZeroOneLoss):
     """
 
     def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-        return bounded_log_losses(outcomes)
+        bounded: NDArray[np.float64] = log_losses(outcomes) / -math.log(_P_MIN)
+        return bounded
 
 
 class ScaledAbsoluteError:
@@ -141,10 +142,10 @@ def absolute_errors(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
     return np.array([_absolute_error(o.y_true, o.y_pred) for o in outcomes], dtype=np.float64)
 
 
-def bounded_log_losses(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-    """-ln p(true class) / -ln 0.001 for each outcome, at most 1."""
+def log_losses(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+    """-ln p(true class) for each outcome, in nats, with p at least 0.001: at most 6.91."""
     p = np.array([_p_true(o) for o in outcomes], dtype=np.float64)
-    losses: NDArray[np.float64] = np.log(np.maximum(p, _P_MIN)) / math.log(_P_MIN)
+    losses: NDArray[np.float64] = 0.0 - np.log(np.maximum(p, _P_MIN))  # never -0.0
     return losses
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stream.loss import absolute_errors, bounded_log_losses, wrong
+from stream.loss import absolute_errors, log_losses, wrong
 from stream.window import running_sum
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ class _Tail:
 class Performance:
     """Metrics of one model version.
 
-    Classification has `accuracy` (and `log_loss` where predictions come with a probability, on
-    the bounded scale of `stream.loss`), regression `mae` and `rmse` in the target's unit. Each
-    also as `<name>_window`, over the last `metrics.window` outcomes, once there are so many.
+    Classification has `accuracy` (and `log_loss` where predictions come with a probability: in
+    nats, of probabilities of at least 0.001), regression `mae` and `rmse` in the target's unit.
+    Each also as `<name>_window`, over the last `metrics.window` outcomes, once there are so many.
 
     Memory: the last window's values of each metric.
     """
@@ -95,7 +95,7 @@ class Performance:
             self._tails["wrong"].extend(wrong(outcomes))
             with_probability = self._from_first_probability(outcomes)
             if with_probability:
-                self._tails["log_loss"].extend(bounded_log_losses(with_probability))
+                self._tails["log_loss"].extend(log_losses(with_probability))
         else:
             errors = absolute_errors(outcomes)
             self._tails["absolute"].extend(errors)

@@ -341,6 +341,27 @@ def test_a_kind_of_ours_takes_every_loss_or_is_refused(kind):
                 make_detector(kind).update(x)
 
 
+def test_every_component_that_cannot_be_made_is_named_once():
+    wrong = {
+        "a": {"kind": "ADVIN"},
+        "b": {"kind": "ADWIN", "params": {"delta": 2}},
+        "c": {"kind": "ADWIN"},
+        "d": {"kind": "KSWIN", "params": {"no_such": 1}},
+    }
+    learner = {"path": "river.tree.NoTree"}
+    with pytest.raises(ConfigError) as error:
+        check_components(
+            load_config({"defaults": {"detectors": wrong}, "models": {"m": {"learner": learner}}})
+        )
+    places = [line.partition(": ")[0] for line in str(error.value).splitlines()]
+    assert places == [
+        "defaults.detectors.a",
+        "defaults.detectors.b",
+        "defaults.detectors.d",
+        "models.m.learner",
+    ]
+
+
 BINARY = {"detectors": {"ddm": {"kind": "river.drift.binary.DDM"}}}
 
 

@@ -1,5 +1,6 @@
 """What a monitor finds in a version's outcomes, and that it finds it however they are cut."""
 
+import math
 import random
 
 import msgspec
@@ -65,7 +66,7 @@ POLICIES = {
         "metric": {"name": "accuracy", "at_or_below": 0.6, "over": 15},
         "cool_down": 3,
     },
-    "log loss": {"metric": {"name": "log_loss", "at_or_above": 0.4, "over": 9}},
+    "log loss": {"metric": {"name": "log_loss", "at_or_above": 2.8, "over": 9}},
     "period": {"period": {"outcomes": 33}},
     "period in time": {"period": {"time": "2h"}, "min_labels": 80},
     "period and metric": {
@@ -481,13 +482,13 @@ def test_a_regression_has_its_errors_in_the_targets_unit():
     assert point.values["rmse"] == pytest.approx(5**0.5)
 
 
-def test_log_loss_counts_from_the_first_probability_on():
+def test_log_loss_is_in_nats_and_counts_from_the_first_probability_on():
     outcomes = errors((0.0, 40))
-    for outcome in outcomes[10:]:
-        outcome.probability = 0.001
+    for i, outcome in enumerate(outcomes[10:]):
+        outcome.probability = 0.0001 if i % 10 == 9 else 0.6
     findings = found(model(metrics={"every": 10, "window": 10}), outcomes)
     values = [m.values.get("log_loss") for m in findings if m.signal == "performance"]
-    assert values == [None, pytest.approx(1), pytest.approx(1), pytest.approx(1)]
+    assert values == [None, *[pytest.approx(0.9 * math.log(1 / 0.6) + 0.1 * math.log(1000))] * 3]
 
 
 def test_a_default_that_is_written_out_later_changes_nothing():

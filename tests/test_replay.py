@@ -89,7 +89,46 @@ def test_each_row_after_the_training_rows_becomes_a_prediction_and_its_label(tmp
     )
     assert summary.training_accuracy > 0.8
     assert summary.training_mae is None
-    assert summary.unused_columns == ("town",)
+    assert summary.unused_columns == (("town", 2, "town0"),)
+    assert "cannot use: town (line 2: 'town0')" in summary.describe()
+
+
+@pytest.mark.parametrize("missing", ["NA", "NaN", "nan", "null", "None", "n/a", "?", " "])
+def test_a_cell_that_says_there_is_no_value_is_empty(tmp_path, missing):
+    rows = [f"{missing if i % 7 == 3 else i % 10},{'ab'[i % 2]}" for i in range(60)]
+    run = CsvReplay(options(write(tmp_path, "\n".join(["x,class", *rows]) + "\n")))
+    features = [event["features"]["x"] for kind, event in events_of(run) if kind == "prediction"]
+    assert features == [None if i % 7 == 3 else i % 10 for i in range(20, 60)]
+    assert run.summary().unused_columns == ()
+
+
+def test_a_class_may_be_called_none(tmp_path):
+    rows = "".join(f"{i},{('none', 'some')[i % 2]}\n" for i in range(40))
+    events = events_of(CsvReplay(options(write(tmp_path, "x,class\n" + rows))))
+    assert {event["label"] for kind, event in events if kind == "label"} == {"none", "some"}
+
+
+@pytest.mark.parametrize("price", [lambda i: i + 0.5, lambda i: 1000 + 37 * i])
+def test_a_quantity_is_refused_as_classes_before_anything_is_trained(tmp_path, monkeypatch, price):
+    rows = "".join(f"{i},{price(i)}\n" for i in range(200))
+    path = write(tmp_path, "x,class\n" + rows)
+    monkeypatch.setattr(CsvReplay, "_deploy", None)
+    with pytest.raises(ReplayError, match=r"'class' has 100 distinct numbers .* --task regression"):
+        CsvReplay(options(path, task="classification", train_rows=100))
+
+
+def test_many_classes_that_are_numbers_are_taken_as_asked(tmp_path):
+    rows = "".join(f"{i % 26},{i % 26}\n" for i in range(160))
+    path = write(tmp_path, "x,class\n" + rows)
+    assert CsvReplay(options(path, task="classification", train_rows=150)).task == "classification"
+
+
+def test_a_replay_may_end_at_a_time(tmp_path):
+    given = {"delay_ms": 10 * ROW_MS, "jitter_ms": 5 * ROW_MS, "duplicates": 0.5}
+    run = CsvReplay(options(two_classes(tmp_path), end_ms=NOW_MS, **given))
+    times = [event["timestamp"] for _, event in events_of(run)]
+    assert max(times) < NOW_MS
+    assert min(times) == NOW_MS - 80 * ROW_MS - 15 * ROW_MS
 
 
 def test_the_core_accepts_every_event(tmp_path):
@@ -428,6 +467,18 @@ def test_a_replay_reaches_the_topics_in_order(tmp_path, config):
     assert len(labels) == summary.n_labels == 80
     assert {record.key for record in predictions + labels} == {b"m"}
     assert seen[-1] == 80
+
+
+def test_an_error_late_in_the_file_says_how_much_was_sent(tmp_path, config):
+    path = two_classes(tmp_path, 30)
+    with path.open("a") as file:
+        file.write("1,2\n")
+    with EmbeddedBroker(config) as broker:
+        with pytest.raises(ERRORS) as raised, broker.producer() as producer:
+            replay(options(path, delay_ms=3 * ROW_MS), producer, config.topics)
+        sent = [len(read_all(broker, topic)) for topic in ("predictions", "labels")]
+    assert sent == [10, 7]
+    assert raised.value.__notes__ == ["10 predictions and 7 labels were sent before that"]
 
 
 def test_the_rate_is_kept_and_what_is_sent_is_seen_meanwhile(tmp_path, config):

@@ -104,8 +104,21 @@ def test_a_sparkline_is_no_wider_than_asked_and_has_its_extremes(values, width):
     assert len(bars) == min(width, len(values))
     assert set(bars) <= set("▁▂▃▄▅▆▇█")
     if len(values) <= width and len(set(values)) > 1:
-        assert bars[values.index(max(values))] == "█"
-        assert bars[values.index(min(values))] == "▁"
+        highest, lowest = bars[values.index(max(values))], bars[values.index(min(values))]
+        in_unit = min(values) >= 0 and max(values) <= 1
+        span_min = 0.1 if in_unit else 0.1 * abs(sum(values) / len(values))
+        if max(values) - min(values) > span_min:
+            assert (lowest, highest) == ("▁", "█")
+        else:
+            assert lowest in "▁▂▃▄▅"
+            assert highest in "▄▅▆▇█"
+
+
+def test_a_steady_accuracy_looks_steady_and_a_fall_does_not():
+    steady = [0.92 + 0.005 * (-1) ** i for i in range(16)]
+    assert len(set(sparkline(steady, 16))) <= 2
+    assert sparkline([*steady, 0.7], 17)[-1] == "▁"
+    assert set(sparkline([1.0] * 4, 4)) == {"▅"}
 
 
 # --- documents
@@ -186,7 +199,7 @@ def test_metrics_show_the_latest_value_and_the_trend_of_each_signal():
         "demo/1  12,000 outcomes",
         "  performance  accuracy_window   0.700  ██▇▇▆▆▅▅▄▄▃▃▂▂▁▁  accuracy 0.950",
         "  error        window_mean       0.300  ▁▁▂▂▃▃▄▄▅▅▆▆▇▇██  mean 0.050",
-        "  join         n_pending           630  ▁▁▂▂▃▃▄▄▅▅▆▆▇▇██  n_predictions 12,300",
+        "  join         n_pending           630  ▄▄▄▄▄▄▄▄▅▅▅▅▅▅▅▅  n_predictions 12,300",
     ]
 
 
@@ -391,6 +404,25 @@ def test_a_closed_pipe_ends_it_quietly(data_dir):
         send(data_dir, "drift-alarms", *(alarm(index=i) for i in range(100)))
         assert process.wait(10) == 0
         assert process.stderr.read() == b""
+
+
+def test_a_terminal_is_told_how_to_see_what_was_there_before(data_dir):
+    send(data_dir, "drift-alarms", alarm(index=4321))
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "consumers.cli", "tail", "--topic", "alarms"]
+    with subprocess.Popen(
+        [*command, "--data-dir", data_dir], stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        seen, give_up_s = b"", time.monotonic() + 20
+        while b"old ones)" not in seen:
+            assert time.monotonic() < give_up_s
+            seen += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    os.close(ours)
+    assert b"waiting for alarms ... (--from-start shows the old ones)" in seen
+    assert b"4,321" not in seen
 
 
 def test_a_terminal_is_told_what_is_waited_for_then_gets_a_live_table(data_dir):
