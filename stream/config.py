@@ -308,7 +308,8 @@ class Metrics(_Section):
 def _default_detectors() -> dict[str, DetectorConfig]:
     # Those ask that keep quiet where nothing has changed: e-SR raises the false alarms that it is
     # told to, ADWIN next to none (4 in 60 million outcomes of error rates .01 to .5), Page-Hinkley
-    # up to 5 in 100,000. ADWIN finds some slow changes that e-SR takes into its baseline.
+    # up to 5 in 100,000 for the worse. ADWIN finds some slow changes that e-SR takes into its
+    # baseline.
     return {
         "esr": DetectorConfig(kind="MixtureESR", params={"false_alarm_every": 100_000}),
         "adwin": DetectorConfig(kind="ADWIN"),

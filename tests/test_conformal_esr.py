@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from detectors import ConformalESR
-from detectors.compiled import compiled
+from detectors.compiled import compiled_making
 from detectors.conformal_esr import _bet_all, _n_below, _rank
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def test_alarms_do_not_depend_on_the_scale_of_the_values(xs: list[int], seed: in
 # Ranks
 
 
-@compiled
+@compiled_making
 def counts(row, params, xs):
     """How many of the values before each are known to be below it, and above it."""
     found = np.empty((len(xs), 2))
@@ -223,7 +223,7 @@ def test_the_bound_notices_a_threshold_that_is_too_low() -> None:
     assert len(ConformalESR(EVERY / 3).update_many(xs)) > TOO_MANY
 
 
-@compiled
+@compiled_making
 def n_alarms_with(reference, xs, row, baseline, params):
     n = 0
     for x in xs:
