@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from detectors.compiled import Loops
 
 _KIND = "Bank"
-_FORMAT = 1
+_FORMAT = 2
 # A row begins with a cache line of 64 bytes: first when it was last updated, then the detector's
 # row. Its slot says which line that is, and in the lowest bits which of the widths it has.
 _LINE = 8
@@ -48,6 +49,8 @@ _AHEAD = 12
 _LINES_AHEAD = 4
 # Values for which room for alarms is made at once.
 _CHUNK = 1 << 17
+
+_DAMAGED = "this state of a bank is damaged; start it anew"
 
 _KINDS = np.array(["", "drift", "warning"])
 _DIRECTIONS = np.array(["none", "up", "down"])
@@ -247,18 +250,19 @@ class Bank:
         ids = np.flatnonzero(self._slots != _ABSENT)
         widths = self._widths[self._slots[ids] & (1 << _WIDTH_BITS) - 1]
         rows = _gathered(self._arena, self._slots, ids, widths)
+        n_seen = int(rows[np.cumsum(widths) - widths + 1].sum()) if len(ids) else 0
         return {
             "detector": _KIND,
             "format": _FORMAT,
             "kind": self._detector.kind,
             "row_format": self._detector.row_format,
             "params": self._detector.params,
-            "n_seen": int(rows[np.cumsum(widths) - widths + 1].sum()) if len(ids) else 0,
+            "n_seen": n_seen,
             "free_ids": self._free_ids.copy(),
             "ids": ids,
             "widths": widths,
             "rows": rows,
-            "digest": _digest(self._free_ids, ids, widths, rows),
+            "digest": _digest(self._detector, n_seen, self._free_ids, ids, widths, rows),
         }
 
     @classmethod
@@ -270,19 +274,32 @@ class Bank:
         """
         fields = ("kind", "row_format", "free_ids", "ids", "widths", "rows", "digest")
         checks.check_state(state, _KIND, _FORMAT, *fields)
-        detector = make_detector(state["kind"], state["params"])
-        self = cls(detector)  # type: ignore[arg-type]
+        if not isinstance(state["kind"], str) or not isinstance(state["params"], dict):
+            raise ValueError(_DAMAGED)
+        self = cls(make_detector(state["kind"], state["params"]))  # type: ignore[arg-type]
         if state["row_format"] != self._detector.row_format:
             raise ValueError(
                 f"the rows of this state are of {state['kind']} in format {state['row_format']}, "
                 f"and this version reads {self._detector.row_format}; start the bank anew"
             )
-        free_ids, ids, widths = (
-            np.array(state[name], dtype=np.int64) for name in ("free_ids", "ids", "widths")
-        )
-        rows = np.array(state["rows"], dtype=np.float64)
-        if _digest(free_ids, ids, widths, rows) != state["digest"]:
-            raise ValueError("this state of a bank is damaged; start it anew")
+        try:
+            free_ids, ids, widths = (
+                np.array(state[name], dtype=np.int64) for name in ("free_ids", "ids", "widths")
+            )
+            rows = np.array(state["rows"], dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(_DAMAGED) from None
+        n_seen = checks.whole("n_seen", state["n_seen"], low=0, high=2**63)
+        digest = _digest(self._detector, n_seen, free_ids, ids, widths, rows)
+        # Compiled code goes by all of these without looking.
+        if (
+            digest != state["digest"]
+            or state["params"] != self._detector.params
+            or not np.isin(widths, self._widths).all()
+            or (len(widths), len(rows)) != (len(ids), widths.sum())
+            or not _are_all(np.concatenate([free_ids, ids]))
+        ):
+            raise ValueError(_DAMAGED)
         self._free_ids = free_ids
         self._slots = np.full(len(ids) + len(free_ids), _ABSENT)
         which = np.searchsorted(self._widths, widths)
@@ -326,8 +343,16 @@ def _aligned(n: int) -> NDArray[np.float64]:
     return array[skipped : skipped + n]
 
 
-def _digest(*arrays: NDArray[Any]) -> str:
-    found = hashlib.blake2b(digest_size=16)
+def _are_all(ids: NDArray[np.int64]) -> bool:
+    """Whether these are the numbers from 0 on, in any order."""
+    return bool((np.sort(ids) == np.arange(len(ids))).all())
+
+
+def _digest(detector: RowDetector, n_seen: int, *arrays: NDArray[Any]) -> str:
+    """Of the rows, and of all that says what the numbers in them mean."""
+    shapes = [array.shape for array in arrays]
+    meaning = [detector.kind, detector.row_format, detector.params, n_seen, shapes]
+    found = hashlib.blake2b(json.dumps(meaning, sort_keys=True).encode(), digest_size=16)
     for array in arrays:
         found.update(array.data)
     return found.hexdigest()

@@ -323,9 +323,25 @@ class KSWIN(RowDetector):
             (row[_RING + size :], recent),
         )
         # They become positions, which compiled code does not check.
-        if not all(np.all((values >= 0) & (values <= high)) for values, high in ranges):
+        is_whole = all(np.all((values >= 0) & (values <= high)) for values, high in ranges)
+        if not (is_whole and self._counts_fit()):
             raise ValueError("the row in this state of KSWIN is damaged; start it anew")
         return self
+
+    def _counts_fit(self) -> bool:
+        """Whether the counts of the older values, which steps change by 1, are those of the ring.
+
+        Those of recent values are made before they are used, as all are when the window is full.
+        """
+        size, recent, row = self._params["window_size"], self._params["stat_size"], self._row
+        if row[_HELD] < size:
+            return True
+        ring, below, not_above = np.roll(row[_RING:].reshape(3, size), -int(row[_OLDEST]), axis=1)
+        older, newer = ring[:-recent], np.sort(ring[-recent:])
+        return bool(
+            np.array_equal(below[:-recent], np.searchsorted(newer, older, "left"))
+            and np.array_equal(not_above[:-recent], np.searchsorted(newer, older, "right"))
+        )
 
     def readings(self) -> dict[str, float]:
         """The last `statistic`, its `threshold`, and the `mean` of the window; 0 at first."""

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors import ADWIN, Alarm, Bank, PageHinkley, RiverDetector
+from detectors import ADWIN, FHDDM, Alarm, Bank, PageHinkley, RiverDetector, make_detector
+from detectors.bank import _digest
 from detectors.row import RowDetector
 from tests.contract.test_detectors import CASES, Case
 
@@ -260,6 +261,13 @@ def test_takes_detectors_of_its_own_only() -> None:
         ({"row_format": 0}, "format 0"),
         ({"rows": np.zeros(3)}, "damaged"),
         ({"ids": np.array([0, 2])}, "damaged"),
+        ({"ids": ["a", "b"]}, "damaged"),
+        ({"ids": np.array([0]), "free_ids": np.array([1])}, "damaged"),
+        ({"widths": np.array([2**70, 1])}, "damaged"),
+        ({"n_seen": 1}, "damaged"),
+        ({"n_seen": 0.5}, "n_seen"),
+        ({"params": None}, "damaged"),
+        ({"kind": None}, "damaged"),
         ({"kind": "Nilometer"}, "no detector"),
     ],
 )
@@ -268,6 +276,38 @@ def test_refuses_another_state(change: dict[str, Any], message: str) -> None:
     bank.add(2)
     with pytest.raises(ValueError, match=message):
         Bank.from_state({**bank.state(), **change})
+
+
+@every_kind
+def test_refuses_rows_of_other_parameters(case: Case) -> None:
+    bank = Bank(case.make())
+    bank.add(2)
+    bank.update([0, 1, 0], [0.0, 1.0, 1.0])
+    state = bank.state()
+    assert contents(Bank.from_state(state)) == contents(bank)
+    for name, value in state["params"].items():
+        others = [value * 2, value + 1, value / 2] if isinstance(value, int | float) else []
+        others += ["none", "reset", "shrink", "up", "both", "location", None, [1.0], True, False, 5]
+        without = {key: kept for key, kept in state["params"].items() if key != name}
+        changed = [{**without, name: other} for other in others if other != value]
+        for params in [*changed, without]:
+            with pytest.raises(ValueError, match=r"damaged|parameter"):
+                Bank.from_state({**state, "params": params})
+
+
+def test_refuses_wide_parameters_for_narrow_rows_and_the_like() -> None:
+    bank = Bank(FHDDM(50))
+    bank.add(1)
+    state = bank.state()
+    wide = {**state["params"], "sliding_window_size": 5000}
+    with pytest.raises(ValueError, match="damaged"):
+        Bank.from_state({**state, "params": wide})
+    # Even where somebody has made the digest fit.
+    for params, ids in ((wide, [0]), (state["params"], [7])):
+        arrays = [np.array(state["free_ids"]), np.array(ids), state["widths"], state["rows"]]
+        digest = _digest(make_detector("FHDDM", params), 0, *arrays)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="damaged"):
+            Bank.from_state({**state, "params": params, "ids": ids, "digest": digest})
 
 
 def test_other_threads_run_while_it_works() -> None:

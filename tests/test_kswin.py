@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import inspect
+import itertools
 import json
 import math
 import random
@@ -235,6 +236,27 @@ def test_refuses_a_row_whose_positions_are_out_of_range(position: int, value: fl
     state["row"][position - 1 if position > 0 else position] = value
     with pytest.raises(ValueError, match="damaged"):
         KSWIN.from_state(state)
+
+
+@pytest.mark.parametrize("n", [100, 130, 199])
+def test_refuses_counts_that_are_not_those_of_the_window(n: int) -> None:
+    kswin = KSWIN(alpha=1e-6)
+    kswin.update_many(np.round(normal(1, (0, 1, n)), 1))
+    state = kswin.state()
+    counts = np.array(state["row"][-200:]).reshape(2, 100)
+    oldest = int(state["row"][2])
+    for at, damage in itertools.product((oldest, (oldest + 69) % 100), (1, -1, 0.5)):
+        for i in (0, 1):
+            damaged = counts.copy()
+            damaged[i, at] = min(30, max(0, damaged[i, at] + damage))
+            if (damaged != counts).any():
+                with pytest.raises(ValueError, match="damaged"):
+                    KSWIN.from_state({**state, "row": [*state["row"][:-200], *damaged.ravel()]})
+    # What is left of a recent value's counts from when it was an older one does not matter.
+    counts[:, (oldest + 70) % 100] = 30
+    restored = KSWIN.from_state({**state, "row": [*state["row"][:-200], *counts.ravel()]})
+    more = normal(2, (0, 1, 300), (1, 1, 300))
+    assert restored.update_many(more) == kswin.update_many(more)
 
 
 def test_readings_follow_the_statistic() -> None:
