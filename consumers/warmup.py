@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from detectors import Detector
     from stream.config import Config
 
-# What every detector takes, those of 0 and 1 too; enough for windows to grow, and a change.
-_VALUES = np.repeat([0.0, 1.0], 250)
+# What every detector takes, those of 0 and 1 too; enough for windows to grow, and changes.
+_VALUES = np.repeat([0.0, 1.0, 0.0], 250)
 
 
 class WarmUp(NamedTuple):
@@ -67,8 +67,11 @@ def warm_up_for(config: Config) -> None:
         ValueError: a detector cannot be made.
     """
     for model in (config.defaults, *config.models.values()):
-        for detector in model.detectors.values():
-            _exercise(make_detector(detector.kind, detector.params))
+        for chosen in model.detectors.values():
+            detector = make_detector(chosen.kind, chosen.params)
+            # River's are not compiled, and may fail on values, which ends no worker.
+            if isinstance(detector, RowDetector):
+                _exercise(detector)
 
 
 def _exercise_bank(detector: RowDetector) -> None:
@@ -83,7 +86,8 @@ def _exercise_bank(detector: RowDetector) -> None:
 
 def _exercise(detector: Detector) -> None:
     detector.update_many(_VALUES)
-    detector.update(0.0)
+    # A rise after many zeros: where the last value is the best yet, HDDM's readings call nothing.
+    detector.update(1.0)
     detector.readings()
     detector.state()
     detector.rebaseline()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detectors import DetectorError, detector_from_state, make_detector
+from stream.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,6 +56,8 @@ class Signal:
         self._detectors: dict[str, Detector] = {
             key: make_detector(c.kind, c.params) for key, c in self._configs.items()
         }
+        # Each its own: a value that a detector refuses is none of those that it counts.
+        self._places = {name: Places() for name in self._configs}
         self._n_failed = dict.fromkeys(self._configs, 0)
         self._n = 0
         self._total = 0.0
@@ -74,15 +77,30 @@ class Signal:
             self._total += value
         self._n += len(values)
         found: list[Found | Failed] = []
-        for name, detector in self._detectors.items():
-            for position, said in _fed(detector, values):
-                index = start + int(present[position])
-                if isinstance(said, Exception):
-                    found.extend(self._failed(name, index, said))
-                else:
-                    onset = max(0, index - (said.index - said.onset))
-                    found.append(Found(index, onset, self.name, name, said))
+        for name in self._detectors:
+            found += self._take(name, values, present + start)
         found.sort(key=lambda item: item.index)
+        return found
+
+    def _take(
+        self, name: str, values: NDArray[np.float64], outcomes: NDArray[np.int64]
+    ) -> list[Found | Failed]:
+        """Feed one detector the values of these outcomes."""
+        detector, places = self._detectors[name], self._places[name]
+        before = detector.n_seen
+        results = _fed(detector, values)
+        refused = [position for position, said in results if isinstance(said, Exception)]
+        places.record(before, np.delete(outcomes, refused) if refused else outcomes)
+        found: list[Found | Failed] = []
+        for position, said in results:
+            index = int(outcomes[position])
+            if isinstance(said, Exception):
+                found.extend(self._failed(name, index, said))
+                continue
+            onset = places.outcome(said.onset, said.index)
+            found.append(Found(index, onset, self.name, name, said))
+            if said.kind == "drift":
+                places.drifted(said.index)
         return found
 
     def _failed(self, name: str, index: int, error: Exception) -> list[Failed]:
@@ -116,6 +134,10 @@ class Signal:
                 name: [c.kind, c.params, self._detectors[name].state()]
                 for name, c in self._configs.items()
             },
+            "places": {
+                name: places.state(self._detectors[name].n_seen)
+                for name, places in self._places.items()
+            },
         }
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
@@ -138,6 +160,8 @@ class Signal:
                 self._detectors[name] = detector_from_state(stored)
             except ValueError:
                 afresh.append(name)
+            else:
+                self._places[name] = Places(state["places"][name])
         return afresh
 
     def _fits(self, name: str, params: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:

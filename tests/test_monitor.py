@@ -13,7 +13,7 @@ from stream.config import LearnerConfig, load_config
 from stream.join import Outcome
 from stream.learner import Learner
 from stream.monitor import Alarmed, DataProblem, Metrics, Monitor, Retrain
-from stream.signal import Signal
+from stream.signal import Failed, Signal
 from tests.builders import T0, TOUCHY
 
 
@@ -364,6 +364,94 @@ def test_an_alarms_index_counts_outcomes_also_where_the_signal_lacks_values():
     ]
     assert found_sparse[0].index == 1000 + 3 * alarm.index + 2
     assert sparse.readings() == signal.readings()
+
+
+def sparse_stream(share, *segments, seed=1):
+    """A value for the share of the outcomes, 0 or 1 with the probability of their segment."""
+    rng = np.random.default_rng(seed)
+    values = np.concatenate([(rng.random(n) < p).astype(float) for p, n in segments])
+    values[rng.random(len(values)) >= share] = np.nan
+    return values
+
+
+def signal_with(**detectors):
+    return Signal("error", load_config({"defaults": {"detectors": detectors}}).defaults.detectors)
+
+
+def test_an_onset_counts_outcomes_where_the_signal_lacks_values():
+    signal = signal_with(adwin={"kind": "ADWIN"})
+    values = sparse_stream(0.1, (0.1, 40_000), (0.4, 5_000))
+    alarms = [f for at in range(0, 45_000, 1000) for f in signal.update(values[at : at + 1000], at)]
+    first = next(f for f in alarms if f.index > 40_000)
+    assert abs(first.onset - 40_000) < 200
+    assert first.index - first.onset > 300
+    assert first.index - first.onset > 5 * (first.alarm.index - first.alarm.onset)
+
+
+def test_an_onset_is_exact_where_no_value_has_lacked_for_long():
+    quick = {"kind": "PageHinkley", "params": {"threshold": 5}}
+    values = np.repeat([0.0, 1.0], [2_000, 100])
+    expected = signal_with(quick=quick).update(values, 0)[0]
+    values[:900] = np.nan
+    signal = signal_with(quick=quick)
+    assert signal.update(values, 0)[0].onset == expected.onset == 2_000
+
+
+def test_the_values_a_detector_refused_lie_between_those_it_counts():
+    signal = signal_with(ddm={"kind": "DDM"})
+    taken = signal_with(ddm={"kind": "DDM"})
+    values = sparse_stream(0.5, (0.1, 2_000), (0.9, 200))
+    refused = np.where(np.isnan(values), 0.5, values)
+    alarms = [f for f in signal.update(refused, 0) if not isinstance(f, Failed)]
+    assert alarms
+    assert repr(alarms) == repr(taken.update(values, 0))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(0, 9999),
+    st.sampled_from([0.05, 0.5, 0.99, 1.0]),
+    st.lists(st.integers(1, 900), min_size=1, max_size=6),
+)
+def test_onsets_do_not_depend_on_cuts_or_restarts(seed, share, sizes):
+    detectors = {
+        "adwin": {"kind": "ADWIN", "params": {"clock": 1, "on_drift": "shrink"}},
+        "quick": {"kind": "PageHinkley", "params": {"threshold": 3, "min_instances": 5}},
+        "ddm": {"kind": "DDM", "params": {"warm_start": 10}},
+    }
+    values = sparse_stream(share, (0.1, 1500), (0.9, 1500), (0.1, 1500), (0.6, 1500), seed=seed)
+    values[::50] = 0.5
+    whole, signal = signal_with(**detectors), signal_with(**detectors)
+    expected = whole.update(values, 7)
+    said, start, i = [], 0, 0
+    while start < len(values):
+        size = sizes[i % len(sizes)]
+        said += signal.update(values[start : start + size], 7 + start)
+        start, i = start + size, i + 1
+        state = msgspec.msgpack.encode(signal.state())
+        signal = signal_with(**detectors)
+        assert signal.restore(msgspec.msgpack.decode(state)) == []
+    assert repr(said) == repr(expected)
+    assert repr(signal.state()) == repr(whole.state())
+    last = dict.fromkeys(detectors, (-1, -1))
+    for f in said:
+        if not isinstance(f, Failed):
+            assert f.onset <= f.index
+            assert f.alarm.onset <= last[f.detector][0] or f.onset > last[f.detector][1]
+            if f.alarm.kind == "drift":
+                last[f.detector] = f.alarm.index, f.index
+
+
+def test_where_values_are_takes_little_to_keep():
+    signal = signal_with(adwin={"kind": "ADWIN"})
+    values = sparse_stream(0.5, (0.1, 200_000))
+    for start in range(0, len(values), 5_000):
+        signal.update(values[start : start + 5_000], start)
+    [(_, runs)] = signal.state()["places"].values()
+    assert 20 < len(runs) < 400
+    dense = signal_with(adwin={"kind": "ADWIN"})
+    dense.update(np.zeros(1000), 5)
+    assert dense.state()["places"] == {"adwin": [[], [0, 5]]}
 
 
 def test_a_drift_before_min_labels_is_asked_for_at_min_labels():

@@ -68,6 +68,40 @@ print(cold, warm, n() if step(1).n_requests else "silent")
     assert int(cold) < int(warm) == int(after)
 
 
+def test_no_kind_compiles_anything_once_events_come():
+    program = """
+import random
+from consumers.warmup import warm_up_for
+from detectors import detector_from_state, make_detector
+from detectors.compiled import FUNCTIONS
+from detectors.kinds import KINDS
+from stream import load_config
+def n():
+    return [len(f.signatures) for f in FUNCTIONS]
+warm_up_for(load_config({"defaults": {"detectors": {kind: {"kind": kind} for kind in KINDS}}}))
+warm = n()
+rng = random.Random(1)
+for kind in KINDS:
+    detector = make_detector(kind)
+    for p in (0.1, 0.4, 0.9, 0.1):
+        detector.update_many(rng.choices([0.0, 1.0], [1 - p, p], k=300))
+        for _ in range(100):
+            detector.update(float(rng.random() < p))
+            detector.readings()
+    detector = detector_from_state(detector.state())
+    detector.rebaseline()
+    detector.update_many([0.0, 1.0])
+late = [f.py_func for f, then, now in zip(FUNCTIONS, warm, n()) if now > then]
+print(*(f"{f.__module__}.{f.__name__}" for f in late), "of", sum(warm) > len(KINDS))
+"""
+    assert in_a_process("-c", program).split() == ["of", "True"]
+
+
+def test_a_detector_that_breaks_on_values_ends_no_worker():
+    kswin = {"kind": "river.drift.KSWIN", "params": {"window_size": 30, "stat_size": 20}}
+    warmup.warm_up_for(load_config({"defaults": {"detectors": {"kswin": kswin}}}))
+
+
 class StoppedError(Exception):
     pass
 
