@@ -27,7 +27,7 @@ from detectors.compiled import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from detectors.compiled import Loops
 
@@ -200,7 +200,7 @@ def widened(row: NDArray[np.float64], widths: Sequence[int]) -> NDArray[np.float
 
 
 def usable(
-    xs: NDArray[np.float64],
+    xs: ArrayLike,
     *,
     is_binary: bool,
     low: float = -checks.MAGNITUDE_MAX,
