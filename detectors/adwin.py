@@ -370,8 +370,10 @@ class ADWIN(RowDetector):
         if not all(code in range(max_buckets << _COUNT_BITS) for code in row[starts]):
             return False
         counts = row[starts].astype(np.int64) & _COUNT_MAX
+        # River panics at a highest size without a bucket; no step leaves one.
         return bool(
             counts.max() <= max_buckets
+            and (counts[-1] > 0 or row[_TOP] == 0)
             and row[_WIDTH] == counts @ 2.0 ** np.arange(len(counts))
             and row[_TICK] in range(clock)
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, fields
-from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 from llvmlite import ir
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from detectors.compiled import Loops
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _KIND = "Bank"
 _FORMAT = 2
@@ -85,13 +88,36 @@ class BankAlarms:
     onset: NDArray[np.int64]
 
 
+def _alone(
+    method: Callable[Concatenate[Bank, P], T],
+) -> Callable[Concatenate[Bank, P], T]:
+    """A method that refuses to run while another thread is in the bank."""
+
+    @wraps(method)
+    def alone(self: Bank, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            turn = self._turns.pop()  # at once, so that no two threads have it
+        except IndexError:
+            raise RuntimeError(
+                "another thread is in this bank, which is for one at a time; use a lock"
+            ) from None
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._turns.append(turn)
+
+    return alone
+
+
 class Bank:
     """Which of very many streams have changed?
 
     Each stream has a detector like the one given, and an id. A detector costs the memory of its
     row, in whole cache lines of 64 bytes, and 8 bytes; a row whose detector needs more memory is
     moved to a wider one, and narrower and removed ones are used again. An update takes the time
-    of the detector's own and that of fetching its row from memory. The GIL is released.
+    of the detector's own and that of fetching its row from memory. The GIL is released, so that
+    other threads run meanwhile, but one bank is for one thread at a time: a second one that
+    enters gets a RuntimeError, and changes nothing. Arrays that are given are copied first.
 
     Args:
         detector: what kind of detector, with which parameters; what it has seen does not matter.
@@ -110,6 +136,7 @@ class Bank:
         if not isinstance(detector, RowDetector):
             raise ValueError(f"a bank takes one of our own detectors, got {detector!r}")
         self._detector = detector
+        self._turns = [None]
         self._update = _updating(detector.loops)
         # The widths in the arena, with the time in front, and in whole lines.
         self._widths = np.array(detector.widths, dtype=np.int64) + 1
@@ -130,6 +157,7 @@ class Bank:
         """How many bytes the detectors take, with the room made for more."""
         return self._arena.nbytes + self._slots.nbytes + self._free_ids.nbytes
 
+    @_alone
     def add(self, n: int, now: float = 0.0) -> NDArray[np.int64]:
         """Add `n` new detectors and return their ids; those of removed ones are used again.
 
@@ -148,6 +176,7 @@ class Bank:
         _place(self._arena, self._slots, ids, row, self._lines, self._free, self._end)
         return ids
 
+    @_alone
     def update(self, ids: ArrayLike, values: ArrayLike, now: float = 0.0) -> BankAlarms:
         """Give each of `values` to the detector of the id beside it, in order.
 
@@ -162,7 +191,8 @@ class Bank:
         """
         which = self._known(ids)
         one = self._detector
-        array = np.asarray(values, dtype=np.float64)
+        # A copy, which no other thread can change once it is checked.
+        array = np.array(values, dtype=np.float64)
         xs = usable(array, is_binary=one.is_binary, low=one.low, high=one.high)
         now = checks.real("now", now, low=-np.inf, high=np.inf, open_at="low high")
         if len(which) != len(xs):
@@ -197,10 +227,12 @@ class Bank:
                 return _columns(start, ids, at[:n], seen[:n], kinds[:n], found[:n])
             self._reserve(int(self._lines[-1]))
 
+    @_alone
     def idle(self, before: float) -> NDArray[np.int64]:
         """The ids of the detectors last updated, or added, earlier than `before`."""
         return np.array(_idle(self._arena, self._slots, before))
 
+    @_alone
     def remove(self, ids: ArrayLike) -> None:
         """Forget detectors; their rows, and ids, are used again.
 
@@ -213,6 +245,7 @@ class Bank:
         _remove(self._arena, self._slots, which, self._free)
         self._free_ids = np.concatenate([self._free_ids, which])
 
+    @_alone
     def rebaseline(self, ids: ArrayLike) -> None:
         """Let detectors forget the past and take a new baseline; their counts go on.
 
@@ -222,6 +255,7 @@ class Bank:
         baseline = self._detector.baseline
         _rebaseline(self._arena, self._slots, self._known(ids), baseline, self._widths)
 
+    @_alone
     def detector(self, id_: int) -> RowDetector:
         """A detector by itself that goes on as the one in the bank would.
 
@@ -241,6 +275,7 @@ class Bank:
         """The numbers worth a chart now of a detector; finite."""
         return self.detector(id_).readings()
 
+    @_alone
     def state(self) -> dict[str, Any]:
         """Everything needed to go on: a few arrays and scalars.
 
@@ -319,10 +354,11 @@ class Bank:
                 f"ids are a one-dimensional array of whole numbers, got {array.dtype} "
                 f"of shape {array.shape}"
             )
-        known = np.ascontiguousarray(array, dtype=np.int64)
+        # A copy, which no other thread can change once it is checked.
+        known = np.array(array, dtype=np.int64, order="C")
         position = _first_unknown(self._slots, known)
         if position >= 0:
-            raise ValueError(f"no detector {array[position]} at position {position} of the ids")
+            raise ValueError(f"no detector {known[position]} at position {position} of the ids")
         return known
 
     def _reserve(self, n_lines: int) -> None:

@@ -63,27 +63,6 @@ def row(
     return numbers
 
 
-def numbers(xs: NDArray[np.float64]) -> list[float]:
-    """A one-dimensional array as floats that a detector can use.
-
-    Raises:
-        ValueError: it has another number of dimensions, or `number` refuses one of its values.
-    """
-    array = np.asarray(xs, dtype=np.float64)
-    if array.ndim != 1:
-        raise ValueError(f"a detector takes a one-dimensional array, got shape {array.shape}")
-    # Negated, because every comparison with NaN is false.
-    unusable = ~(np.abs(array) <= MAGNITUDE_MAX)
-    if unusable.any():
-        position = int(unusable.argmax())
-        try:
-            number(array[position])
-        except ValueError as error:
-            raise ValueError(f"{error} at position {position} of the array") from None
-    values: list[float] = array.tolist()
-    return values
-
-
 def real(name: str, value: float, *, low: float, high: float, open_at: str = "") -> float:
     """A parameter that is a number from `low` to `high`; `open_at` names the ends left out."""
     what = f"{name} is a number {_interval(low, high, open_at)}"

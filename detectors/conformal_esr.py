@@ -333,9 +333,9 @@ class ConformalESR(RowDetector):
         """
         self = super().from_state(state)
         # By these the compiled step finds its way in the row.
-        n, n_edges = self._row[_N], self._row[_N_EDGES]
-        limit = min(n, self._params["reference_max"])
-        if not (0 <= n_edges <= limit and n <= self.n_seen and n_edges == int(n_edges)):
+        n_edges = self._row[_N_EDGES]
+        limit = min(self._row[_N], self._params["reference_max"])
+        if not (0 <= n_edges <= limit and n_edges == int(n_edges)):
             raise ValueError(f"the row in this state of {cls.kind} is damaged; start it anew")
         return self
 

@@ -23,7 +23,7 @@ from detectors.compiled import (
     compiled_making,
     loops,
 )
-from detectors.row import RowDetector
+from detectors.row import RowDetector, usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -287,7 +287,7 @@ class KSWIN(RowDetector):
                 f"window_size is at least twice stat_size, got {window_size} and {stat_size}"
             )
         # Of a full window the oldest value makes room for the first one.
-        held = None if window is None else checks.numbers(np.asarray(window))[-(size - 1) :]
+        held = None if window is None else usable(window, is_binary=False)[-(size - 1) :].tolist()
         params: dict[str, Any] = {
             "alpha": checks.real("alpha", alpha, low=0, high=1, open_at="low"),
             "window_size": size,

@@ -12,18 +12,21 @@ from river.base import BinaryDriftDetector, DriftDetector
 
 from detectors import checks, codec
 from detectors.base import Alarm, DetectorError, Direction, Kind
-from detectors.sequential import Sequential
+from detectors.row import usable
 from detectors.split import Past
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 _FORMAT = 1
 # A split this clear, in units of what ADWIN would ask for, tells the direction.
 _CLEAR = 0.5
 
 
-class RiverDetector(Sequential):
+class RiverDetector:
     """Has the stream changed, in the opinion of a detector of River or of another package?
 
     Memory and time are the wrapped detector's. After a drift River's detectors reset themselves
@@ -61,7 +64,7 @@ class RiverDetector(Sequential):
     """
 
     def __init__(self, path: str, params: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
+        self._n_seen = 0
         self._path = path
         self._class = _detector_class(path)
         self._binary = issubclass(self._class, BinaryDriftDetector)
@@ -80,9 +83,33 @@ class RiverDetector(Sequential):
         except ValueError as error:
             raise ValueError(f"{path}: its state cannot be kept: {error}") from None
 
+    @property
+    def n_seen(self) -> int:
+        """How many values have been seen since the detector was made."""
+        return self._n_seen
+
+    def update(self, x: float) -> Alarm | None:
+        """Take one value; return the alarm it raised, if any.
+
+        Raises:
+            ValueError: `x` is not a number the detector can use; the state is as it was.
+        """
+        alarms = self._take([checks.bit(x) if self._binary else checks.number(x)])
+        return alarms[0] if alarms else None
+
+    def update_many(self, xs: NDArray[np.float64]) -> list[Alarm]:
+        """Take the values of a one-dimensional array, in order; return their alarms.
+
+        Raises:
+            ValueError: the detector cannot use some value; none has been taken.
+        """
+        return self._take(usable(xs, is_binary=self._binary).tolist())
+
     def _take(self, values: list[float]) -> list[Alarm]:
+        """Take checked values in order, and count them."""
         if self._binary:
-            values = _bits(values)
+            # River's binary detectors count in ints.
+            values = list(map(int, values))
         detector = self._detector
         update, has_warnings = detector.update, hasattr(detector, "warning_detected")
         past, in_warning = self._past, self._in_warning
@@ -173,13 +200,6 @@ def _detector_class(path: str) -> type[Any]:
         )
     detector_class: type[Any] = found
     return detector_class
-
-
-def _bits(values: list[float]) -> list[float]:
-    """The values as ints, which is how River's binary detectors count."""
-    for x in set(values) - {0.0, 1.0}:
-        raise ValueError(f"a binary detector takes 0 or 1, got {x:g}")
-    return list(map(int, values))
 
 
 def _alarm(index: int, kind: Kind, past: Past) -> Alarm:

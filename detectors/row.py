@@ -27,11 +27,12 @@ from detectors.compiled import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from detectors.compiled import Loops
 
 _DIRECTIONS: tuple[Direction, ...] = ("none", "up", "down")  # by 0, 1 and -1
+_N = 1  # where the row has the count of the values that it knows of
 # Values for which room for alarms is made at once.
 _CHUNK = 1 << 16
 
@@ -42,7 +43,8 @@ class RowDetector(ABC):
     A subclass says what it is called in a state and a configuration (`kind`), the version of its
     row's layout (`row_format`), whether it takes only 0 and 1 (`is_binary`) or values of which
     range (`low`, `high`), and the loops over its compiled step; and it gives the row of a new
-    baseline, without the count in front.
+    baseline, without the count in front. That row begins with a second count, from 0: of how many
+    of the last values the detector knows, those since the baseline or, for ADWIN, in its window.
 
     Args:
         params: the checked parameters, by name.
@@ -175,6 +177,9 @@ class RowDetector(ABC):
         self: Self = checks.made(cls, cls.kind, state["params"])
         n_seen = checks.whole("n_seen", state["n_seen"], low=0, high=2**53)
         row = checks.row(cls.kind, n_seen, state["row"], self._is_whole)
+        # It tells onsets, which would come before the first value.
+        if not (0 <= row[_N] <= n_seen and row[_N] == int(row[_N])):
+            raise ValueError(f"the row in this state of {cls.kind} is damaged; start it anew")
         width = next(width for width in self._widths if width >= len(row))
         self._row = np.concatenate([row, np.zeros(width - len(row))])
         return self
@@ -195,7 +200,7 @@ def widened(row: NDArray[np.float64], widths: Sequence[int]) -> NDArray[np.float
 
 
 def usable(
-    xs: NDArray[np.float64],
+    xs: ArrayLike,
     *,
     is_binary: bool,
     low: float = -checks.MAGNITUDE_MAX,

@@ -253,13 +253,28 @@ def damaged_rows() -> list[list[float]]:
     width, tick, top, n_first = 0, 3, 4, 5
     changes = [(width, 99), (tick, 32), (tick, 0.5), (top, 60), (top, -1), (top, 0.5), (n_first, 6)]
     rows = [[*row[:at], value, *row[at + 1 :]] for at, value in changes]
+    # A highest level without a bucket.
+    rows.append([*row, *[0.0] * 11])
+    rows[-1][top] += 1
     return [*rows, row[:-1], [*row, 0.0], row[:3], [float("nan"), *row[1:]], []]
 
 
 @pytest.mark.parametrize("row", damaged_rows())
 def test_a_damaged_window_is_refused(row: list[float]) -> None:
     with pytest.raises(ValueError, match="row in this state of ADWIN is damaged"):
-        ADWIN.from_state({**ADWIN().state(), "row": row})
+        ADWIN.from_state({**ADWIN().state(), "n_seen": 100, "row": row})
+
+
+@settings(max_examples=40, deadline=None)
+@given(xs=streams(), params=params, max_buckets=st.integers(1, 2))
+def test_no_window_of_its_own_is_refused(
+    xs: list[float], params: dict[str, Any], max_buckets: int
+) -> None:
+    params = {**params, "max_buckets": max_buckets, "clock": 1, "on_drift": "shrink"}
+    adwin = ADWIN(**params)
+    for x in xs:
+        adwin.update(x)
+        assert ADWIN.from_state(adwin.state()).state() == adwin.state()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from detectors.row import RowDetector
 from tests.contract.test_detectors import CASES, Case
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from detectors.bank import BankAlarms
 
 ROW_CASES = [case for case in CASES if isinstance(case.make(), RowDetector)]
@@ -308,6 +310,59 @@ def test_refuses_wide_parameters_for_narrow_rows_and_the_like() -> None:
         digest = _digest(make_detector("FHDDM", params), 0, *arrays)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="damaged"):
             Bank.from_state({**state, "params": params, "ids": ids, "digest": digest})
+
+
+class Intruding:
+    """An array whose conversion is another thread's turn: `during` is called in the midst."""
+
+    def __init__(self, during: Callable[[], object]) -> None:
+        self.during = during
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del dtype, copy
+        with pytest.raises(RuntimeError, match="another thread is in this bank"):
+            self.during()
+        return np.array([0])
+
+
+def test_a_second_thread_is_kept_out() -> None:
+    bank = Bank(ADWIN())
+    bank.add(2)
+    for during in (
+        lambda: bank.add(1),
+        lambda: bank.update([0], [0.0]),
+        lambda: bank.remove([0]),
+        lambda: bank.rebaseline([0]),
+        lambda: bank.idle(1),
+        lambda: bank.n_seen(0),
+        lambda: bank.readings(0),
+        bank.state,
+    ):
+        before = bank.n_seen(0)
+        bank.update(Intruding(during), [0.0])
+        assert bank.n_seen(0) == before + 1
+    # And what fails leaves no one inside.
+    with pytest.raises(ValueError, match="no detector"):
+        bank.update([7], [0.0])
+    assert bank.add(1).tolist() == [2]
+
+
+def test_ids_and_values_that_change_after_their_check_do_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bank = Bank(PageHinkley())
+    bank.add(2)
+    ids, values = np.array([0, 1, 1]), np.array([0.5, 1.0, 1.0])
+    take = Bank._take
+
+    def late(self: Bank, *args: Any) -> BankAlarms:
+        ids[:], values[:] = 10**9, math.nan
+        return take(self, *args)
+
+    monkeypatch.setattr(Bank, "_take", late)
+    bank.update(ids, values)
+    assert [bank.n_seen(0), bank.n_seen(1)] == [1, 2]
+    assert [bank.readings(0)["mean"], bank.readings(1)["mean"]] == [0.5, 1.0]
 
 
 def test_other_threads_run_while_it_works() -> None:

@@ -269,6 +269,20 @@ def test_refuses_a_state_of_another_kind(case: Case, change: dict[str, Any], mes
         type(detector).from_state({**detector.state(), **change})
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if "." not in c.kind], ids=lambda c: c.kind)
+def test_refuses_a_row_that_knows_of_values_never_seen(case: Case) -> None:
+    detector = case.make()
+    detector.update_many(case.changing_stream()[:9])
+    state = detector.state()
+    detector_from_state(state)
+    counted = [*state["row"][1:]]
+    for count in (10.0, 8.5, -1.0, float("inf"), float("-inf")):
+        with pytest.raises(ValueError, match="damaged"):
+            detector_from_state({**state, "row": [count, *counted]})
+    with pytest.raises(ValueError, match="damaged"):
+        detector_from_state({**state, "n_seen": 0})
+
+
 @every_detector
 def test_refuses_an_incomplete_state(case: Case) -> None:
     detector = case.make()
