@@ -26,6 +26,8 @@ _TRACEBACK_VARIABLE = "STREAMGAUGE_TRACEBACK"
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+_PIPE_WIDTH = 400
+
 # What the command line calls an option otherwise than the module does.
 _REPLAY_OPTIONS = {
     "version": "model-version",
@@ -454,6 +456,9 @@ def _print(*tables: Any) -> None:
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        # Nothing that is piped on is cut to fit a screen.
+        console.width = _PIPE_WIDTH
     for table in tables:
         if console.is_terminal:
             console.print(table)

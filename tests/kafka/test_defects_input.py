@@ -81,7 +81,7 @@ def spins(consumer):
 
     def poll():
         # How it ends when it is stopped below does not matter.
-        with suppress(TypeError):
+        with suppress(TypeError, CorruptRecordError):
             consumer.poll(0)
 
     thread = threading.Thread(target=poll, daemon=True)
