@@ -134,7 +134,7 @@ def parts_of_process(config, batches, clock):
         outcomes = clock.time("join", join, joins, merged)
         clock.time("monitor", monitor, monitors, outcomes)
         for its_join in joins.values():
-            its_join.take_delta()
+            its_join.take_changes()
 
 
 def decode(config, batch):
