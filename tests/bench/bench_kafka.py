@@ -48,10 +48,12 @@ POLL_RECORDS = 5000
 
 def config_for(bootstrap, prefix, app):
     names = load_config({}).topics.model_dump()
+    # Kafka deletes input by its own times, and those of the workload are long past.
+    retention = {"age": "36500d"}
     return load_config(
         {
             "app": f"{prefix}-{app}",
-            "broker": {"kind": "kafka", "bootstrap_servers": bootstrap},
+            "broker": {"kind": "kafka", "bootstrap_servers": bootstrap, "retention": retention},
             "topics": {field: f"{prefix}-{name}" for field, name in names.items()},
         }
     )
