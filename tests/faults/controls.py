@@ -39,7 +39,7 @@ def without_resolving(stage: Stage) -> None:
         rule = Rule(action, Api.PRODUCE, client=client, when=has_requests)
         stage.proxy.add(rule)
         rule.happened.wait(REACH_TIMEOUT_S)
-        stage.wait_committed({partition}, time.time() + 1, 60)
+        _wait_for_consequences(stage, partition, time.time() + 1)
 
 
 def without_fencing(stage: Stage) -> None:
@@ -47,7 +47,7 @@ def without_fencing(stage: Stage) -> None:
     stopped = _stop_at(stage, "before_begin")
     _wait_taken_over(stage, stopped)
     stage.workers.resume(stopped.pid)
-    stage.wait_committed({stopped.partition}, time.time() + 2, 60)
+    _wait_for_consequences(stage, stopped.partition, time.time() + 2)
 
 
 def without_restoring_after_init(stage: Stage) -> None:
@@ -61,7 +61,7 @@ def without_restoring_after_init(stage: Stage) -> None:
     wait_for("a last commit", lambda: stage.events.fault_after(since), REACH_TIMEOUT_S)
     since = time.time()
     stage.workers.resume(successor.pid)
-    stage.wait_committed({owner.partition}, since, 60, not_by=owner.pid)
+    _wait_for_consequences(stage, owner.partition, since, not_by=owner.pid)
     stage.workers.resume(owner.pid)
 
 
@@ -84,17 +84,27 @@ def _wait_taken_over(stage: Stage, stopped: Event) -> None:
     stage.wait_committed({stopped.partition}, stopped.time, 60, not_by=stopped.pid)
 
 
+def _wait_for_consequences(stage: Stage, partition: int, since: float, *, not_by: int = 0) -> None:
+    """Wait for a commit, or for a complaint: what is broken by then may never be committed to."""
+
+    def has_any() -> bool:
+        committed = stage.events.next_commits(since, not_by=not_by)
+        return bool(stage.watcher.problems) or partition in committed
+
+    wait_for(f"a commit of {partition} or a complaint", has_any, 60)
+
+
 def run_control(cluster: Cluster, proxy: FaultProxy, folder: Path, name: str, seed: int) -> Verdict:
     """What becomes of a run without a safeguard."""
     app = f"control-{name}-{uuid.uuid4().hex[:8]}"
     with Stage(cluster, proxy, folder, app, seed, workers=("w1", "w2"), off=(name,)) as stage:
         for _ in range(ATTEMPTS_MAX):
-            CONTROLS[name](stage)
             try:
+                CONTROLS[name](stage)
                 wait_for("a complaint", lambda: stage.watcher.problems, COMPLAINT_TIMEOUT_S)
                 break
-            except HarnessError:
-                say("   not yet noticed")
+            except HarnessError as error:
+                say(f"   not yet noticed: {error}")
         return stage.finish(is_patient=False)
 
 
