@@ -70,13 +70,13 @@ def plan_topics(config: Config, n_partitions: int, replication: int) -> list[Top
     }
     configs = {
         **dict.fromkeys(config.topics.model_dump().values(), kept),
-        **dict.fromkeys(_published(config), published),
+        **dict.fromkeys(published_topics(config), published),
         own_topic(config, STATE_SUFFIX): compacted,
     }
     return [TopicPlan(name, n_partitions, replication, c) for name, c in configs.items()]
 
 
-def _published(config: Config) -> list[str]:
+def published_topics(config: Config) -> list[str]:
     """The topics that only workers write to, but for their state."""
     topics = config.topics
     outputs = [topics.metrics, topics.alarms, topics.retrain, topics.dead_letters]
@@ -199,7 +199,10 @@ class Admin:
             record_bytes = _RECORD_BYTES_MAX if name == letters else _RECORD_BYTES_MIN
             yield from _setting_problems(name, config, record_bytes, is_state=name == state)
             yield from _replica_problems(name, config, existing[name]["partitions"])
-            if name in _published(self._config) and config[_TIMESTAMP_TYPE] != "LogAppendTime":
+            if (
+                name in published_topics(self._config)
+                and config[_TIMESTAMP_TYPE] != "LogAppendTime"
+            ):
                 yield (
                     f"{name}: {_TIMESTAMP_TYPE} must be LogAppendTime, or what is published of old"
                     " events is deleted at once"

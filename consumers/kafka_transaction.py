@@ -15,6 +15,7 @@ from kafka import KafkaProducer
 
 from consumers.broker import BrokerTimeoutError, FencedError
 from consumers.kafka_client import abandon, errors_in_words, producer_options
+from consumers.kafka_topics import STATE_SUFFIX, own_topic, published_topics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +75,9 @@ class PartitionWriter:
                     "retry_backoff_ms": _RETRY_BACKOFF_MS,
                 }
             )
+            # All at once, meanwhile: the first record for each topic would wait 100 ms for it.
+            topics = [*published_topics(config), own_topic(config, STATE_SUFFIX)]
+            self._producer._metadata.set_topics(topics)  # noqa: SLF001 - no public way
             try:
                 self._fence()
             except BaseException:

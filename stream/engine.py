@@ -106,9 +106,17 @@ class Engine:
         outputs: list[Output] = []
         points: list[tuple[int, Output]] = []
         n_outcomes = 0
+        limits = self._config.events
         for is_label, record in merge(predictions, labels):
             try:
-                model = self._take_label(record) if is_label else self._take_prediction(record)
+                if is_label:
+                    label = decode_label(record.value, record.timestamp_ms, limits)
+                    model = self._models.get(label.model) or self._new_model(label)
+                    model.take_label(label, record.offset)
+                else:
+                    prediction = decode_prediction(record.value, record.timestamp_ms, limits)
+                    model = self._models.get(prediction.model) or self._new_model(prediction)
+                    model.take_prediction(prediction, record.offset)
             except EventError as error:
                 self._counts.n_dead_letters += 1
                 outputs.append(self._publisher.dead_letter(record, error))
@@ -123,30 +131,16 @@ class Engine:
         self._outputs.extend(outputs)
         return outputs
 
-    def _take_prediction(self, record: Record) -> ModelState:
-        event = decode_prediction(record.value, record.timestamp_ms, self._config.events)
-        model = self._model(event)
-        model.take_prediction(event, record.offset)
-        return model
-
-    def _take_label(self, record: Record) -> ModelState:
-        event = decode_label(record.value, record.timestamp_ms, self._config.events)
-        model = self._model(event)
-        model.take_label(event, record.offset)
-        return model
-
-    def _model(self, event: Prediction | Label) -> ModelState:
-        model = self._models.get(event.model)
-        if model is None:
-            if self._is_full and self._idle.longest(int(event.timestamp_ms)) is None:
-                raise EventError(
-                    "too_many_models",
-                    f"model {event.model!r} would be one more than models_max,"
-                    f" {self._config.models_max}, and none has been idle for so long that it"
-                    " could make room",
-                )
-            return ModelState(event.model, self._config)
-        return model
+    def _new_model(self, event: Prediction | Label) -> ModelState:
+        """A model that is watched as soon as its first event has been taken."""
+        if self._is_full and self._idle.longest(event.timestamp_ms) is None:
+            raise EventError(
+                "too_many_models",
+                f"model {event.model!r} would be one more than models_max,"
+                f" {self._config.models_max}, and none has been idle for so long that it"
+                " could make room",
+            )
+        return ModelState(event.model, self._config)
 
     @property
     def _is_full(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -52,10 +52,12 @@ class EventError(ValueError):
         self.detail = detail
 
 
-class EpochMs(int):
-    """Epoch milliseconds, decoded from an RFC 3339 string or a number of milliseconds."""
-
-    __slots__ = ()
+# As JSON has it: milliseconds, or an RFC 3339 string. Decoded events have a whole number.
+_JsonTime = int | float | str
+if TYPE_CHECKING:
+    EpochMs = int
+else:
+    EpochMs = _JsonTime
 
 
 class Prediction(Struct, gc=False):
@@ -97,26 +99,35 @@ class _Envelope(Struct):
     data: msgspec.Raw
 
 
-def _epoch_ms(expected: type, value: Any) -> Any:
-    if expected is not EpochMs:
-        raise NotImplementedError(expected)
+def _epoch_ms(value: _JsonTime, name: str) -> int:
+    """A point in time as whole milliseconds.
+
+    Raises:
+        EventError: it is none.
+    """
     if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(f"timestamp {value!r:.60} is not RFC 3339") from None
-        if moment.tzinfo is None:
-            raise ValueError(f"timestamp {value!r:.60} has no time zone; add Z or an offset")
-        value = moment.timestamp() * 1000
-    elif type(value) is not int and type(value) is not float:
-        raise ValueError("a timestamp is an RFC 3339 string or epoch milliseconds")
+        value = _parsed_ms(value, name)
     if not _EARLIEST_MS <= value <= _LATEST_MS:
-        raise ValueError(f"timestamp {value!r:.60} is not in epoch milliseconds after 1973")
-    return EpochMs(round(value))
+        raise _not_a_time(value, name, "is not in epoch milliseconds after 1973")
+    return round(value)
 
 
-_decode_prediction = msgspec.json.Decoder(Prediction, dec_hook=_epoch_ms).decode
-_decode_label = msgspec.json.Decoder(Label, dec_hook=_epoch_ms).decode
+def _parsed_ms(text: str, name: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise _not_a_time(text, name, "is not RFC 3339") from None
+    if moment.tzinfo is None:
+        raise _not_a_time(text, name, "has no time zone; add Z or an offset")
+    return moment.timestamp() * 1000
+
+
+def _not_a_time(value: _JsonTime, name: str, what: str) -> EventError:
+    return EventError("invalid_event", f"timestamp {value!r:.60} {what} - at `$.{name}`")
+
+
+_decode_prediction = msgspec.json.Decoder(Prediction).decode
+_decode_label = msgspec.json.Decoder(Label).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
@@ -150,9 +161,10 @@ def decode_label(value: bytes | None, record_timestamp_ms: int, limits: EventLim
         raise EventError(
             "invalid_event", "a label that carries its prediction needs its version as well"
         )
-    predicted_ms = event.timestamp_predicted_ms
-    if predicted_ms is not None:
-        _check_skew("timestamp_predicted", predicted_ms, record_timestamp_ms, limits)
+    if event.timestamp_predicted_ms is not None:
+        event.timestamp_predicted_ms = _checked_ms(
+            event.timestamp_predicted_ms, "timestamp_predicted", record_timestamp_ms, limits
+        )
     return event
 
 
@@ -167,7 +179,14 @@ def _decode(decode: Any, value: bytes | None, record_timestamp_ms: int, limits: 
         event = _decode_enveloped(decode, value, error)
     except _UNREADABLE as error:
         raise EventError("malformed_json", str(error)) from None
-    _check_skew("timestamp", event.timestamp_ms, record_timestamp_ms, limits)
+    timestamp_ms = event.timestamp_ms
+    # In the usual case there is nothing to convert and nothing to refuse.
+    if not (
+        type(timestamp_ms) is int
+        and _EARLIEST_MS <= timestamp_ms <= _LATEST_MS
+        and timestamp_ms <= record_timestamp_ms + limits.ahead_max
+    ):
+        event.timestamp_ms = _checked_ms(timestamp_ms, "timestamp", record_timestamp_ms, limits)
     if event.features is not None and len(event.features) > limits.features_max:
         raise EventError(
             "invalid_event",
@@ -188,13 +207,15 @@ def _decode_enveloped(decode: Any, value: bytes, error: msgspec.ValidationError)
         raise EventError("invalid_event", f"in the CloudEvent's data: {inner}") from None
 
 
-def _check_skew(name: str, event_ms: int, record_ms: int, limits: EventLimits) -> None:
+def _checked_ms(value: _JsonTime, name: str, record_ms: int, limits: EventLimits) -> int:
+    event_ms = _epoch_ms(value, name)
     if event_ms > record_ms + limits.ahead_max:
         raise EventError(
             "timestamp_ahead",
             f"{name} is {(event_ms - record_ms) / 1000:.0f} s ahead of its record;"
             f" events.ahead_max is {limits.ahead_max / 1000:.0f} s",
         )
+    return event_ms
 
 
 def model_of(value: bytes) -> str | None:

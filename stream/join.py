@@ -171,7 +171,7 @@ class ModelJoin:
         """Take a prediction; append the outcomes it completes or releases to `out`."""
         self.counts.n_predictions += 1
         key = event.prediction_id
-        timestamp_ms = int(event.timestamp_ms)
+        timestamp_ms = event.timestamp_ms
         if key in self._pending or key in self._joined:
             self.counts.n_duplicate_predictions += 1
         else:
@@ -197,7 +197,7 @@ class ModelJoin:
         """Take a label; append the outcomes it completes or releases to `out`."""
         self.counts.n_labels += 1
         key = event.prediction_id
-        timestamp_ms = int(event.timestamp_ms)
+        timestamp_ms = event.timestamp_ms
         first = self._joined.get(key)
         if first is None and (waiting := self._early.get(key)) is not None:
             first = waiting.y_true
@@ -230,7 +230,7 @@ class ModelJoin:
             event.probability,
             None,
             event.task,
-            timestamp_ms if predicted_ms is None else int(predicted_ms),
+            timestamp_ms if predicted_ms is None else predicted_ms,
             -1,
         )
 
@@ -264,11 +264,12 @@ class ModelJoin:
 
     def _advance(self, timestamp_ms: int, out: list[Outcome]) -> None:
         """Move the watermark; release what has matured or is too much, drop what is too old."""
-        self._watermark_ms = max(self._watermark_ms, timestamp_ms)
+        if timestamp_ms > self._watermark_ms:
+            self._watermark_ms = timestamp_ms
+            if timestamp_ms >= self._sweep_ms:
+                self._sweep()
         if self._held:
             self._release(out)
-        if self._watermark_ms >= self._sweep_ms:
-            self._sweep()
 
     def _release(self, out: list[Outcome]) -> None:
         mature_ms = self._watermark_ms - self._config.label_maturity

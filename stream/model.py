@@ -18,7 +18,7 @@ from stream.task import Evidence, TaskSpec
 if TYPE_CHECKING:
     from stream.config import Config, Task
     from stream.events import Label, Prediction, Value
-    from stream.join import Outcome
+    from stream.join import Outcome, Pending
 
 
 class Found(NamedTuple):
@@ -63,6 +63,8 @@ class ModelState:
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
         self._config = config.model_for(name)
+        self._settled_task = self._config.settled_task
+        self._join_every = 2 * self._config.metrics.every
         self._versions_max = config.versions_max
         self.join = ModelJoin(
             name, self._config.join, keep_features=self._config.learner is not None
@@ -74,6 +76,7 @@ class ModelState:
         self._n_unmonitored = 0
         self._out: list[Outcome] = []
         self._orders: list[int] = []
+        self._fits: list[bool] = []
         self._n_new_served = 0
         self._found: list[Found] = []
         self._header_changed = True
@@ -93,8 +96,7 @@ class ModelState:
         Raises:
             EventError: its value does not fit the task. Nothing has changed.
         """
-        seen = Evidence.of(event, event.prediction)
-        self._see(event.version, event.prediction, seen, event.timestamp_ms)
+        self._see(event.version, event, event.timestamp_ms, event.prediction)
         self.join.add_prediction(event, offset, self._out)
 
     def take_label(self, event: Label, offset: int) -> None:
@@ -105,19 +107,25 @@ class ModelState:
         """
         waiting = self.join.waiting(event.prediction_id)
         if event.prediction is not None and event.version is not None:
-            seen = Evidence.of(event, event.prediction, event.label)
-            self._spec(event.version, seen).check("label", event.label, self._config)
-            predicted_ms = event.timestamp_predicted_ms or event.timestamp_ms
-            self._see(event.version, event.prediction, seen, predicted_ms)
-        elif waiting is not None and waiting.version in self._versions:
-            has_probability = waiting.probability is not None
-            seen = Evidence((waiting.y_pred, event.label), waiting.task, has_probability)
-            spec = self._spec(waiting.version, seen)
+            values = (event.prediction, event.label)
+            spec = self._spec(self._versions.get(event.version), Evidence.of(event, *values))
             spec.check("label", event.label, self._config)
-            self._revise(self._versions[waiting.version], spec)
+            predicted_ms = event.timestamp_predicted_ms or event.timestamp_ms
+            self._see(event.version, event, predicted_ms, *values)
+        elif waiting is not None and (version := self._versions.get(waiting.version)) is not None:
+            self._check_waited_for(event.label, waiting, version)
         else:
             self._check_label(event.label, waiting.version if waiting else event.version)
         self.join.add_label(event, offset, self._out)
+
+    def _check_waited_for(self, label: Value, waiting: Pending, version: Version) -> None:
+        spec = version.spec
+        if not self._is_final(version, waiting.task):
+            has_probability = waiting.probability is not None
+            seen = Evidence((waiting.y_pred, label), waiting.task, has_probability)
+            spec = self._spec(version, seen)
+        spec.check("label", label, self._config)
+        self._revise(version, spec)
 
     def _check_label(self, label: Value, name: str | None) -> None:
         """Check a label of a version, or of any (None), whose prediction is not here.
@@ -135,31 +143,38 @@ class ModelState:
         if problems and problems[0] is not None and all(problems):
             raise problems[0]
 
-    def _spec(self, name: str, seen: Evidence) -> TaskSpec:
-        """The task of a version, with what is seen of it now."""
-        version = self._versions.get(name)
+    def _is_final(self, version: Version, declared: Task | None) -> bool:
+        """Whether what an event says of its version's task can change nothing any more."""
+        task = declared or self._settled_task
+        return version.spec.is_final(task, settled=version.settled)
+
+    def _spec(self, version: Version | None, seen: Evidence) -> TaskSpec:
+        """The task of a version, with what is seen of it now; None for one that is new."""
         if version is None:
             return TaskSpec.of(seen, self._config)
         return version.spec.revised(seen, self._config, settled=version.settled)
 
-    def _see(self, name: str, prediction: Value, seen: Evidence, predicted_ms: int) -> None:
-        """Note which version predicts; check that its prediction fits."""
+    def _see(self, name: str, event: Prediction | Label, predicted_ms: int, *values: Value) -> None:
+        """Note which version predicts; check that its prediction, the first of `values`, fits."""
         version = self._versions.get(name)
-        spec = self._spec(name, seen)
-        spec.check("prediction", prediction, self._config)
-        if version is None:
-            self._start(Version(name, spec))
+        if version is not None and self._is_final(version, event.task):
+            version.spec.check("prediction", values[0], self._config)
         else:
-            self._revise(version, spec)
-            if name != self.version:
-                self._versions[name] = self._versions.pop(name)
-        if self._serving.see(name, int(predicted_ms)):
+            spec = self._spec(version, Evidence.of(event, *values))
+            spec.check("prediction", values[0], self._config)
+            if version is None:
+                self._start(Version(name, spec))
+            else:
+                self._revise(version, spec)
+        if version is not None and name != self._serving.served:
+            self._versions[name] = self._versions.pop(name)
+        if self._serving.see(name, predicted_ms):
             self._serve()
         self._header_changed = True
 
     def _revise(self, version: Version, spec: TaskSpec) -> None:
         """Give a version its task; with another one than it had it starts anew."""
-        if spec == version.spec:
+        if spec is version.spec or spec == version.spec:
             return
         if spec.task != version.spec.task:
             monitor = self._new_monitor(spec.task)
@@ -203,14 +218,18 @@ class ModelState:
 
     def number_outcomes(self, n: int) -> int:
         """Number the outcomes that are new since the last call, from `n` on; the next number."""
+        if len(self._out) == len(self._orders):
+            return n
         for outcome in self._out[len(self._orders) :]:
-            self._orders.append(n)
-            n += 1
             version = self._versions.get(outcome.version)
+            fits = version is not None and _fits(version, outcome)
+            self._orders.append(n)
+            self._fits.append(fits)
+            n += 1
             if version is None:
                 self._n_unmonitored += 1
                 self._header_changed = True
-            elif _fits(version, outcome):
+            elif fits:
                 self._n_new_served += outcome.version == self.version
                 if not version.settled:
                     version.settled = self._header_changed = True
@@ -226,22 +245,24 @@ class ModelState:
         """Monitor the outcomes so far, while the versions are what they were when these came."""
         outcomes, self._out = self._out, []
         orders, self._orders = self._orders, []
+        fits, self._fits = self._fits, []
         self._n_new_served = 0
-        by_version: dict[str, tuple[list[Outcome], list[int]]] = {}
-        for outcome, order in zip(outcomes, orders, strict=True):
+        by_version: dict[str, tuple[list[Outcome], list[int], list[bool]]] = {}
+        for outcome, order, fit in zip(outcomes, orders, fits, strict=True):
             if outcome.version in self._monitors:
-                group = by_version.setdefault(outcome.version, ([], []))
+                group = by_version.setdefault(outcome.version, ([], [], []))
                 group[0].append(outcome)
                 group[1].append(order)
-        for version, (its_outcomes, its_orders) in by_version.items():
-            self._found.extend(self._monitored(version, its_outcomes, its_orders))
+                group[2].append(fit)
+        for version, group in by_version.items():
+            self._found.extend(self._monitored(version, *group))
 
-    def _monitored(self, name: str, outcomes: list[Outcome], orders: list[int]) -> list[Found]:
+    def _monitored(
+        self, name: str, outcomes: list[Outcome], orders: list[int], fits: list[bool]
+    ) -> list[Found]:
         monitor = self._monitors[name]
         self._changed.add(name)
         found: list[Found] = []
-        version = self._versions[name]
-        fits = [_fits(version, outcome) for outcome in outcomes]
         if not all(fits):
             found = self._misfits(name, monitor, outcomes, orders, fits)
             orders = [order for order, fit in zip(orders, fits, strict=True) if fit]
@@ -282,8 +303,8 @@ class ModelState:
     def join_is_due(self) -> bool:
         """Whether the join's counts are to be published now, after an event."""
         counts = self.join.counts
-        every = 2 * self._config.metrics.every
-        return bool(self.version) and (counts.n_predictions + counts.n_labels) % every == 0
+        is_due = (counts.n_predictions + counts.n_labels) % self._join_every == 0
+        return is_due and bool(self.version)
 
     def join_values(self) -> dict[str, float]:
         """The join's counts, to publish."""
@@ -371,4 +392,5 @@ class ModelState:
 
 def _fits(version: Version, outcome: Outcome) -> bool:
     # A prediction may be of an earlier life of its version, when that had another task.
-    return version.spec.takes(outcome.y_true) and version.spec.takes(outcome.y_pred)
+    takes = version.spec.takes
+    return takes(outcome.y_true) and takes(outcome.y_pred)

@@ -62,6 +62,15 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         kind: ValueKind = "number" if task == "regression" else _kind(seen.values[0])
         return cls(task, kind, declared is not None)
 
+    def is_final(self, declared: Task | None, *, settled: bool) -> bool:
+        """Whether an event that is of a `declared` task cannot change this one any more.
+
+        Args:
+            declared: as the config settles it or the event declares it, None where neither does.
+            settled: whether the version has an outcome.
+        """
+        return settled and (self.declared or declared is None)
+
     def revised(self, seen: Evidence, config: ModelConfig, *, settled: bool) -> TaskSpec:
         """This task, or the one that there is better evidence for now.
 
@@ -69,7 +78,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         (`settled`), values that do not fit replace what the earlier ones looked like: one stray
         event decides nothing.
         """
-        if settled and (self.declared or (seen.task is None and config.settled_task is None)):
+        if self.is_final(seen.task or config.settled_task, settled=settled):
             return self
         fresh = TaskSpec.of(seen, config)
         if fresh.declared and not self.declared:
@@ -105,45 +114,42 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         Raises:
             EventError: it is not; the detail says what to send or to configure.
         """
+        if config.classes is None and self.takes(value):
+            return
         problem = self.problem(name, value, config)
         if problem is not None:
             raise problem
 
     def problem(self, name: str, value: Value, config: ModelConfig) -> EventError | None:
         """What `check` raises."""
+        if not self.takes(value):
+            return EventError("task_mismatch", self._misfit(name, value))
+        classes = config.classes
+        if classes is None or value in classes:
+            return None
+        return EventError("undeclared_class", f"{name} {value!r} is none of the classes {classes}")
+
+    def _misfit(self, name: str, value: Value) -> str:
         if self.task == "regression":
-            if self.takes(value):
-                return None
-            return EventError(
-                "task_mismatch", f"{name} {value!r} is not a number; the task is regression"
-            )
+            return f"{name} {value!r} is not a number; the task is regression"
         if _kind(value) != self.values:
-            return EventError(
-                "task_mismatch",
+            return (
                 f"{name} {value!r} is {_kind(value)}, but the predictions are {self.values};"
-                " send classes as one type",
+                " send classes as one type"
             )
-        if _is_fraction(value):
-            return EventError(
-                "task_mismatch",
-                f"{name} {value!r} is not a class, and the task is classification;"
-                " set the event's task or the model's to regression",
-            )
-        if config.classes is not None and value not in config.classes:
-            return EventError(
-                "undeclared_class", f"{name} {value!r} is none of the classes {config.classes}"
-            )
-        return None
+        return (
+            f"{name} {value!r} is not a class, and the task is classification;"
+            " set the event's task or the model's to regression"
+        )
 
     def takes(self, value: Value) -> bool:
         """Whether a value is one of this task, whatever its classes are."""
+        kind = type(value)
+        if self.values == "text":
+            return kind is str
         if self.task == "regression":
-            return not isinstance(value, str | bool)
-        return _kind(value) == self.values and not _is_fraction(value)
-
-
-def _is_fraction(value: Value) -> bool:
-    return isinstance(value, float) and not value.is_integer()
+            return kind is int or kind is float
+        return kind is int or kind is bool or (isinstance(value, float) and value.is_integer())
 
 
 def _kind(value: Value) -> ValueKind:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.config import Join
-from stream.events import EpochMs, Label, Prediction
+from stream.events import Label, Prediction
 from stream.join import Change, ModelJoin, same_value
 from tests.builders import T0
 
@@ -16,16 +16,15 @@ DAY = 86_400_000
 
 
 def prediction(key, at, value=0, **fields):
-    return Prediction(str(key), "m", fields.pop("version", "1"), EpochMs(at), value, **fields)
+    return Prediction(str(key), "m", fields.pop("version", "1"), at, value, **fields)
 
 
 def label(key, at, value=0, **fields):
-    return Label(str(key), "m", value, EpochMs(at), **fields)
+    return Label(str(key), "m", value, at, **fields)
 
 
 def inline(key, at, value=0, predicted=None):
-    predicted_ms = None if predicted is None else EpochMs(predicted)
-    return label(key, at, value, version="1", prediction=0, timestamp_predicted_ms=predicted_ms)
+    return label(key, at, value, version="1", prediction=0, timestamp_predicted_ms=predicted)
 
 
 def feed(join, events, offset=0):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stream import snapshot
 from stream.config import Join
 from stream.engine import Engine
-from stream.events import EpochMs, Prediction
+from stream.events import Prediction
 from stream.join import Change, ModelJoin
 from stream.snapshot import (
     JoinLog,
@@ -96,7 +96,7 @@ def prediction(i, n_bytes=0):
         f"{i}",
         "m",
         "1",
-        EpochMs(T0 + i),
+        T0 + i,
         0,
         features={f"{k}": "x" * 500 for k in range(n_bytes // 500)},
     )
