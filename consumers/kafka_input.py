@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # An input rests when it is so many batches ahead, until it is only one.
 _AHEAD_BATCHES_MAX = 3
+# Of one input's values in one batch, whose dead letters may be as long; one value may be longer.
+_BATCH_BYTES_MAX = 16 << 20
 
 # For the first record of one input alone, in the search for a damaged one.
 _ALONE_MS = 1_000
@@ -38,14 +42,36 @@ class Input:
         self.next_offset = next_offset
         self.known_end = known_end
         self.rests = False
+        self._ahead_bytes = 0
 
     def put(self, records: list[Record]) -> None:
         self.ahead = self.ahead + records if self.ahead else records
+        self._ahead_bytes += sum(_sizes(records))
         self.next_offset = records[-1].offset + 1
 
     def take(self, n_records: int) -> list[Record]:
         taken, self.ahead = self.ahead[:n_records], self.ahead[n_records:]
+        if len(taken) < len(self.ahead):
+            self._ahead_bytes -= sum(_sizes(taken))
+        else:
+            self._ahead_bytes = sum(_sizes(self.ahead))
         return taken
+
+    def is_ahead(self, n_batches: int, batch_max: int) -> bool:
+        """Whether that many batches of `batch_max` records have been read, or as many bytes."""
+        n_bytes = n_batches * _BATCH_BYTES_MAX
+        return len(self.ahead) >= n_batches * batch_max or self._ahead_bytes >= n_bytes
+
+    def batch_size(self, batch_max: int) -> int:
+        """How many of the records ahead one batch may hold."""
+        if self._ahead_bytes <= _BATCH_BYTES_MAX:
+            return batch_max
+        ends = list(accumulate(_sizes(self.ahead)))
+        return max(1, min(batch_max, bisect_right(ends, _BATCH_BYTES_MAX)))
+
+
+def _sizes(records: list[Record]) -> list[int]:
+    return [len(record.value or b"") for record in records]
 
 
 class InputReader:
@@ -216,7 +242,7 @@ class InputReader:
         self._consumer.poll(0)
 
     def _has_full_batch(self) -> bool:
-        return any(len(i.ahead) >= self._batch_max for i in self._inputs.values())
+        return any(i.is_ahead(1, self._batch_max) for i in self._inputs.values())
 
     def _throttle(self) -> None:
         """Let inputs that are far ahead of the other one rest, and wake those that no longer are.
@@ -226,7 +252,7 @@ class InputReader:
         """
         for i in self._inputs.values():
             n_batches_max = 1 if i.rests else _AHEAD_BATCHES_MAX
-            rests = len(i.ahead) >= n_batches_max * self._batch_max
+            rests = i.is_ahead(n_batches_max, self._batch_max)
             if rests != i.rests:
                 i.rests = rests
                 self._assign()

@@ -317,18 +317,16 @@ class KafkaTasks:
         return 1 if start > 0 else 0
 
     def _next_batch(self, partition: int, task: _Task) -> Batch:
+        predictions, labels = task.predictions, task.labels
+        batch_max = self._config.worker.batch_max
         n_predictions, n_labels = cut(
-            task.predictions.ahead,
-            task.labels.ahead,
-            more_predictions=self._input.more(task.predictions),
-            more_labels=self._input.more(task.labels),
-            max_records=self._config.worker.batch_max,
+            predictions.ahead,
+            labels.ahead,
+            more_predictions=self._input.more(predictions),
+            more_labels=self._input.more(labels),
+            max_records=min(predictions.batch_size(batch_max), labels.batch_size(batch_max)),
         )
-        return Batch(
-            partition,
-            task.predictions.take(n_predictions),
-            task.labels.take(n_labels),
-        )
+        return Batch(partition, predictions.take(n_predictions), labels.take(n_labels))
 
     def _journal_row(self, partition: int, previous: Position, position: Position) -> Row:
         entry = JournalEntry(

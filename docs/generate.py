@@ -14,13 +14,9 @@ import yaml
 
 from stream.config import Config, Topics
 from stream.contracts import RETRAIN_REQUESTED, AlarmEvent, MetricPoint, RetrainRequest
-from stream.events import EpochMs, Label, Prediction
+from stream.events import Label, Prediction
 
 HERE = Path(__file__).parent
-_TIMESTAMP = {
-    "description": "RFC 3339 with a time zone, or epoch milliseconds",
-    "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}],
-}
 
 
 def documents() -> dict[str, str]:
@@ -36,8 +32,8 @@ def documents() -> dict[str, str]:
 
 def _schemas() -> dict[str, dict[str, Any]]:
     read = {
-        "prediction": msgspec.json.schema(Prediction, schema_hook=_epoch_ms),
-        "label": msgspec.json.schema(Label, schema_hook=_epoch_ms),
+        "prediction": msgspec.json.schema(Prediction),
+        "label": msgspec.json.schema(Label),
     }
     published = {
         "metric-point": MetricPoint.model_json_schema(mode="serialization"),
@@ -45,12 +41,6 @@ def _schemas() -> dict[str, dict[str, Any]]:
         "retrain-request": RetrainRequest.model_json_schema(mode="serialization"),
     }
     return {**read, **published}
-
-
-def _epoch_ms(kind: type) -> dict[str, Any]:
-    if kind is EpochMs:
-        return _TIMESTAMP
-    raise NotImplementedError(kind)
 
 
 def _asyncapi(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -394,7 +394,7 @@ class MLflow(_Section):
 class Worker(_Section):
     """How the worker cuts its work."""
 
-    batch_max: int = Field(5000, ge=1, description="records of each input topic in one commit")
+    batch_max: int = Field(10_000, ge=1, description="records of each input topic in one commit")
 
 
 class Config(_Section):

@@ -52,12 +52,19 @@ class EventError(ValueError):
         self.detail = detail
 
 
-# As JSON has it: milliseconds, or an RFC 3339 string. Decoded events have a whole number.
 _JsonTime = int | float | str
 if TYPE_CHECKING:
     EpochMs = int
 else:
-    EpochMs = _JsonTime
+    # What JSON may have. A decoded event has whole milliseconds.
+    EpochMs = Annotated[
+        _JsonTime,
+        Meta(
+            description="RFC 3339 with a time zone, or epoch milliseconds",
+            # Of the string.
+            extra_json_schema={"format": "date-time"},
+        ),
+    ]
 
 
 class Prediction(Struct, gc=False):
