@@ -28,10 +28,10 @@ def number(x: float, low: float = -MAGNITUDE_MAX, high: float = MAGNITUDE_MAX) -
     Raises:
         ValueError: `x` is NaN, infinite, or not from `low` to `high`.
     """
-    x = finite(x)
-    if not low <= x <= high:
-        raise ValueError(f"this detector takes numbers from {low:g} to {high:g}, got {x:g}")
-    return x
+    x = float(x)
+    if low <= x <= high:
+        return x
+    raise ValueError(f"this detector takes numbers from {low:g} to {high:g}, got {finite(x):g}")
 
 
 def bit(x: float) -> float:
@@ -40,10 +40,10 @@ def bit(x: float) -> float:
     Raises:
         ValueError: it is neither.
     """
-    x = finite(x)
-    if x not in (0.0, 1.0):
-        raise ValueError(f"a binary detector takes 0 or 1, got {x:g}")
-    return x
+    x = float(x)
+    if x in (0.0, 1.0):
+        return x
+    raise ValueError(f"a binary detector takes 0 or 1, got {finite(x):g}")
 
 
 def row(

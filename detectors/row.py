@@ -17,6 +17,7 @@ from detectors.compiled import (
     MEAN_BEFORE,
     N_AFTER,
     N_FOUND,
+    NOTHING,
     STATISTIC,
     THRESHOLD,
     WARNING,
@@ -88,10 +89,12 @@ class RowDetector(ABC):
         """
         x = checks.bit(x) if self.is_binary else checks.number(x, self.low, self.high)
         kind = self.loops.one(self._row, x, self._numbers, self._found)
+        if kind == NOTHING:
+            return None
         if kind == GROW:
             self._row = widened(self._row, self._widths)
             return self.update(x)
-        return _alarm(kind, self.n_seen - 1, self._found.tolist()) if kind else None
+        return _alarm(kind, self.n_seen - 1, self._found.tolist())
 
     def update_many(self, xs: NDArray[np.float64]) -> list[Alarm]:
         """Take the values of a one-dimensional array, in order; return their alarms.
