@@ -59,9 +59,9 @@ def compiled(function: Function, *, nogil: bool = True) -> Function:
     return _compiled(function, nogil=nogil, _nrt=False, forceinline=True)
 
 
-def compiled_making(function: Function, *, nogil: bool = True) -> Function:
+def compiled_making(function: Function) -> Function:
     """A function that makes arrays, as machine code; otherwise as `compiled`."""
-    return _compiled(function, nogil=nogil)
+    return _compiled(function, nogil=True)
 
 
 def _compiled(function: Function, **options: bool) -> Function:
@@ -78,7 +78,6 @@ class Loops:
 
     Attributes:
         step: the compiled step, for other loops.
-        compiled_by: `compiled`, or `compiled_making`, as the step was.
         one_of_any: `one`, to be compiled for the types it is called with.
         many: `many(row, xs, params, at, kinds, found)` takes an array's values in order and
             returns how many alarms there were; of number k, `at[k]` is the position in `xs`,
@@ -88,7 +87,6 @@ class Loops:
     """
 
     step: Callable[..., int]
-    compiled_by: Callable[..., Callable[..., Any]]
     one_of_any: Any
     many: Callable[..., int]
 
@@ -103,11 +101,8 @@ class Loops:
         return self.one_of_any.compile(types)  # type: ignore[no-any-return]
 
 
-def loops(
-    step: Callable[..., int],
-    compiled_by: Callable[..., Callable[..., Any]] = compiled,
-) -> Loops:
-    """The loops over a step that was `compiled_by` this."""
+def loops(step: Callable[..., int]) -> Loops:
+    """The loops over a compiled step."""
 
     def one(
         row: NDArray[np.float64],
@@ -151,7 +146,7 @@ def loops(
         return n
 
     # To let go of the GIL for one value takes longer than most steps.
-    return Loops(step, compiled_by, compiled_by(one, nogil=False), compiled_by(many))
+    return Loops(step, compiled(one, nogil=False), compiled(many))
 
 
 @compiled
