@@ -63,6 +63,20 @@ def row(
     return numbers
 
 
+def counts(kind: str, name: str, values: Any, low: float, high: float) -> None:
+    """Whether numbers of a stored row, of one name, are whole and from `low` to `high`.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for value in np.ravel(values):
+        if not (low <= value <= high and value == np.floor(value)):
+            raise ValueError(
+                f"the row in this state of {kind} is damaged: {name} is a whole number from "
+                f"{low:g} to {high:g}, got {value:g}; start it anew"
+            )
+
+
 def real(name: str, value: float, *, low: float, high: float, open_at: str = "") -> float:
     """A parameter that is a number from `low` to `high`; `open_at` names the ends left out."""
     what = f"{name} is a number {_interval(low, high, open_at)}"
