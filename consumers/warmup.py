@@ -66,12 +66,15 @@ def warm_up_for(config: Config) -> None:
     Raises:
         ValueError: a detector cannot be made.
     """
+    ready: set[str] = set()
     for model in (config.defaults, *config.models.values()):
         for chosen in model.detectors.values():
             detector = make_detector(chosen.kind, chosen.params)
-            # River's are not compiled, and may fail on values, which ends no worker.
-            if isinstance(detector, RowDetector):
+            # River's are not compiled, and may fail on values, which ends no worker. Ours are the
+            # same code whatever their parameters.
+            if isinstance(detector, RowDetector) and chosen.kind not in ready:
                 _exercise(detector)
+                ready.add(chosen.kind)
 
 
 def _exercise_bank(detector: RowDetector) -> None:

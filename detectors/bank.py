@@ -562,7 +562,7 @@ def _updating(loops: Loops) -> Callable[..., tuple[int, int]]:
             i += 1
         return i, n
 
-    return loops.compiled_by(update)
+    return compiled(update)
 
 
 @compiled

@@ -28,10 +28,10 @@ def number(x: float, low: float = -MAGNITUDE_MAX, high: float = MAGNITUDE_MAX) -
     Raises:
         ValueError: `x` is NaN, infinite, or not from `low` to `high`.
     """
-    x = finite(x)
-    if not low <= x <= high:
-        raise ValueError(f"this detector takes numbers from {low:g} to {high:g}, got {x:g}")
-    return x
+    x = float(x)
+    if low <= x <= high:
+        return x
+    raise ValueError(f"this detector takes numbers from {low:g} to {high:g}, got {finite(x):g}")
 
 
 def bit(x: float) -> float:
@@ -40,10 +40,10 @@ def bit(x: float) -> float:
     Raises:
         ValueError: it is neither.
     """
-    x = finite(x)
-    if x not in (0.0, 1.0):
-        raise ValueError(f"a binary detector takes 0 or 1, got {x:g}")
-    return x
+    x = float(x)
+    if x in (0.0, 1.0):
+        return x
+    raise ValueError(f"a binary detector takes 0 or 1, got {finite(x):g}")
 
 
 def row(
@@ -61,6 +61,20 @@ def row(
     if np.isnan(numbers).any() or not is_whole(numbers):
         raise ValueError(f"the row in this state of {kind} is damaged; start it anew")
     return numbers
+
+
+def counts(kind: str, name: str, values: Any, low: float, high: float) -> None:
+    """Whether numbers of a stored row, of one name, are whole and from `low` to `high`.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for value in np.ravel(values):
+        if not (low <= value <= high and value == np.floor(value)):
+            raise ValueError(
+                f"the row in this state of {kind} is damaged: {name} is a whole number from "
+                f"{low:g} to {high:g}, got {value:g}; start it anew"
+            )
 
 
 def real(name: str, value: float, *, low: float, high: float, open_at: str = "") -> float:

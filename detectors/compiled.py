@@ -13,12 +13,14 @@ a wide one and the rest 0. Where the row is too narrow for one more value, its s
 it has changed anything, and is called again with a wider row.
 
 Compiled code is kept in files (`detectors.code_cache`), so that it is compiled once for each
-machine, and releases the GIL.
+machine. It releases the GIL, except where it takes a single value.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numba
 
@@ -42,40 +44,41 @@ N_FOUND = 6
 # Values that are checked at once.
 _BLOCK = 1024
 
+_NUMBERS = numba.float64[::1]
+
 # All that `compiled` has made, in order.
 FUNCTIONS: list[Any] = []
 
 
-def compiled(function: Function) -> Function:
+def compiled(function: Function, *, nogil: bool = True) -> Function:
     """The function as machine code, compiled at its first call and kept for other processes.
 
     It is made part of the compiled functions that call it, divides as IEEE 754 says, and cannot
-    make arrays, so that no references to them are counted.
+    make arrays, so that no references to them are counted. With `nogil` it releases the GIL.
     """
-    return _compiled(function, _nrt=False, forceinline=True)
+    return _compiled(function, nogil=nogil, _nrt=False, forceinline=True)
 
 
 def compiled_making(function: Function) -> Function:
     """A function that makes arrays, as machine code; otherwise as `compiled`."""
-    return _compiled(function)
+    return _compiled(function, nogil=True)
 
 
 def _compiled(function: Function, **options: bool) -> Function:
-    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    dispatcher = numba.njit(error_model="numpy", **options)(function)
     # What numba's `cache=True` does, with another cache.
     dispatcher._cache = CodeCache(function, dispatcher.targetoptions)  # noqa: SLF001
     FUNCTIONS.append(dispatcher)
     return dispatcher  # type: ignore[no-any-return]
 
 
-class Loops(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Loops:
     """A step and the loops over it.
 
     Attributes:
         step: the compiled step, for other loops.
-        compiled_by: `compiled`, or `compiled_making`, as the step was.
-        one: `one(row, x, params, found)` takes a value and returns what the step said; with GROW
-            the value has not been taken.
+        one_of_any: `one`, to be compiled for the types it is called with.
         many: `many(row, xs, params, at, kinds, found)` takes an array's values in order and
             returns how many alarms there were; of number k, `at[k]` is the position in `xs`,
             `kinds[k]` DRIFT or WARNING, and `found[k]` what the step found. `found` has a row
@@ -84,16 +87,22 @@ class Loops(NamedTuple):
     """
 
     step: Callable[..., int]
-    compiled_by: Callable[..., Callable[..., Any]]
-    one: Callable[..., int]
+    one_of_any: Any
     many: Callable[..., int]
 
+    @cached_property
+    def one(self) -> Callable[..., int]:
+        """`one(row, x, params, found)` takes a value and returns what the step said.
 
-def loops(
-    step: Callable[..., int],
-    compiled_by: Callable[..., Callable[..., Any]] = compiled,
-) -> Loops:
-    """The loops over a step that was `compiled_by` this."""
+        With GROW the value has not been taken. It looks at no types, which takes longer than most
+        steps: `x` is a float, and the others are contiguous arrays of float64.
+        """
+        types = (_NUMBERS, numba.float64, _NUMBERS, _NUMBERS)
+        return self.one_of_any.compile(types)  # type: ignore[no-any-return]
+
+
+def loops(step: Callable[..., int]) -> Loops:
+    """The loops over a compiled step."""
 
     def one(
         row: NDArray[np.float64],
@@ -136,7 +145,8 @@ def loops(
                 break
         return n
 
-    return Loops(step, compiled_by, compiled_by(one), compiled_by(many))
+    # To let go of the GIL for one value takes longer than most steps.
+    return Loops(step, compiled(one, nogil=False), compiled(many))
 
 
 @compiled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detectors import checks
 from detectors.compiled import (
@@ -128,6 +128,12 @@ class DDM(RowDetector):
             "drift_threshold": checks.real("drift_threshold", drift_threshold, low=1, high=high),
         }
         super().__init__(params, list(params.values()), [0.0] * (_WIDTH - 1))
+
+    def _counts(self, row: NDArray[np.float64]) -> dict[str, tuple[Any, float, float]]:
+        return {
+            "n up to the minimum": (row[_N_MIN], 0, row[_N]),
+            "in warning": (row[_IN_WARNING], 0, 1),
+        }
 
     def readings(self) -> dict[str, float]:
         """The `statistic` p + s, the `threshold` of drift (0 in the warm start), and the `mean`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detectors import checks
 from detectors.compiled import (
@@ -143,6 +143,16 @@ class EDDM(RowDetector):
         if alpha < beta:
             raise ValueError(f"alpha is at least beta, got {alpha!r} and {beta!r}")
         super().__init__(params, [*params.values(), 0.5], [0.0] * (_WIDTH - 1))
+
+    def _counts(self, row: NDArray[np.float64]) -> dict[str, tuple[Any, float, float]]:
+        n_last, errors = row[_N_LAST], row[_ERRORS]
+        return {
+            "n up to the last error": (n_last, 0, row[_N]),
+            "errors": (errors, 0, n_last),
+            "n up to the maximum": (row[_N_MAX], 0, n_last),
+            "errors up to the maximum": (row[_ERRORS_MAX], 0, min(errors, row[_N_MAX])),
+            "in warning": (row[_IN_WARNING], 0, 1),
+        }
 
     def readings(self) -> dict[str, float]:
         """The `statistic` (1 at the maximum), the `threshold` of drift, and the `mean`."""

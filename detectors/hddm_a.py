@@ -159,6 +159,15 @@ class HDDM_A(RowDetector):  # noqa: N801  # River's and the paper's name
         ]
         super().__init__(params, numbers, [0.0] * (_WIDTH - 1))
 
+    def _counts(self, row: NDArray[np.float64]) -> dict[str, tuple[Any, float, float]]:
+        n, first = row[_N], min(row[_N], 1)
+        falls_too = self._params["two_sided_test"]
+        return {
+            "in warning": (row[_IN_WARNING], 0, 1),
+            "n up to the cut for rises": (row[_RISE + _CUT_N], first, n),
+            "n up to the cut for falls": (row[_FALL + _CUT_N], first * falls_too, n * falls_too),
+        }
+
     def readings(self) -> dict[str, float]:
         """The `statistic` and its `threshold` of drift, of the side closer to it, and the `mean`.
 

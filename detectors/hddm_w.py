@@ -187,6 +187,21 @@ class HDDM_W(RowDetector):  # noqa: N801  # River's and the paper's name
         baseline[_SQUARES - 1] = 1.0
         super().__init__(params, numbers, baseline)
 
+    def _counts(self, row: NDArray[np.float64]) -> dict[str, tuple[Any, float, float]]:
+        found: dict[str, tuple[Any, float, float]] = {
+            "ones": (row[_ONES], 0, row[_N]),
+            "in warning": (row[_IN_WARNING], 0, 1),
+        }
+        for name, cut, is_tested in (
+            ("rises", _RISE, True),
+            ("falls", _FALL, self._params["two_sided_test"]),
+        ):
+            n, ones = row[cut + _CUT_N], row[cut + _CUT_ONES]
+            least, most = (min(row[_N], 1), row[_N]) if is_tested else (0, 0)
+            found[f"n up to the cut for {name}"] = (n, least, most)
+            found[f"ones up to the cut for {name}"] = (ones, 0, min(n, row[_ONES]))
+        return found
+
     def readings(self) -> dict[str, float]:
         """The `statistic` and `threshold` of drift, of the side closer to it; weighted `mean`.
 

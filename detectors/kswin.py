@@ -20,7 +20,6 @@ from detectors.compiled import (
     STATISTIC,
     THRESHOLD,
     compiled,
-    compiled_making,
     loops,
 )
 from detectors.row import RowDetector, usable
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 # The row: count since the baseline; how many values the window holds, position of the oldest, and
 # the last distance. The random generator: how many of its words are used up, and the words. Then
 # the window, a ring, and for each older value how many recent ones are below it, and not above it.
+# What comes after is for a step to work with, and means nothing between steps.
 _N, _HELD, _OLDEST, _DISTANCE, _USED, _WORDS, _RING = 1, 2, 3, 4, 5, 6, 630
 _N_WORDS = 624
 # The parameters: sizes of the window and of its recent part, the least distance that is a drift,
@@ -41,17 +41,26 @@ _SIZE, _RECENT, _CRITICAL, _FROM_POOL, _SEEDED = range(5)
 
 _RECENT_MAX = 10_000
 _SIZE_MAX = 1_000_000
+# Bits for a count of recent values.
+_COUNT_BITS = 14
 
 
 @compiled
 def _renew(words: NDArray[np.float64]) -> None:
     """The next 624 words of the Mersenne Twister."""
-    n, middle = len(words), 397
-    for i in range(n):
-        high, low = int(words[i]), int(words[i + 1 if i + 1 < n else 0])
-        bits = (high & 0x80000000) | (low & 0x7FFFFFFF)
-        word = int(words[i + middle if i + middle < n else i + middle - n]) ^ (bits >> 1)
-        words[i] = word ^ 0x9908B0DF if bits & 1 else word
+    # In loops of known lengths, which are compiled to take several words at a time.
+    n, middle = _N_WORDS, 397
+    for i in range(n - middle):
+        words[i] = _twisted(words[i], words[i + 1], words[i + middle])
+    for i in range(n - middle, n - 1):
+        words[i] = _twisted(words[i], words[i + 1], words[i + middle - n])
+    words[n - 1] = _twisted(words[n - 1], words[0], words[middle - 1])
+
+
+@compiled
+def _twisted(high: float, low: float, other: float) -> float:
+    bits = (int(high) & 0x80000000) | (int(low) & 0x7FFFFFFF)
+    return float(int(other) ^ (bits >> 1) ^ (-(bits & 1) & 0x9908B0DF))
 
 
 @compiled
@@ -70,29 +79,52 @@ def _n_bits(n: int) -> int:
     return bits
 
 
-@compiled_making
-def _sample(row: NDArray[np.float64], n: int, k: int, from_pool: bool) -> NDArray[np.int64]:
-    """Some k of the numbers below n: what Python's `random.sample(range(n), k)` draws."""
-    bits, used = _n_bits(n), int(row[_USED])
-    pool = np.arange(n)
-    sample = np.empty(k, dtype=np.int64)
-    for i in range(k):
-        left = n - i if from_pool else n
-        if left < 1 << (bits - 1):
-            bits -= 1
-        while True:
-            if used == _N_WORDS:
-                _renew(row[_WORDS:_RING])
-                used = 0
+@compiled
+def _unused(row: NDArray[np.float64], used: int) -> int:
+    """How many of the words are used up, once there is another one."""
+    if used < _N_WORDS:
+        return used
+    _renew(row[_WORDS:_RING])
+    return 0
+
+
+@compiled
+def _sample_from_pool(
+    row: NDArray[np.float64], pool: NDArray[np.float64], sample: NDArray[np.float64]
+) -> None:
+    """Fills the sample with what Python's `random.sample` draws from a pool that it uses up."""
+    left, end, used = len(pool), len(pool) - len(sample), int(row[_USED])
+    bits = _n_bits(left)
+    while left > end:
+        bits -= left < 1 << (bits - 1)
+        # As long as it takes so many bits to number what is left.
+        while left > max(end, (1 << (bits - 1)) - 1):
+            used = _unused(row, used)
             drawn = _tempered(int(row[_WORDS + used])) >> (32 - bits)
             used += 1
-            if drawn < left and pool[drawn] >= 0:
-                break
-        sample[i] = pool[drawn]
-        # Not to be drawn again: another takes its place, or it is marked.
-        pool[drawn] = pool[left - 1] if from_pool else -1
+            # What is too large counts for nothing; a branch would be mispredicted time and again.
+            at = min(drawn, left - 1)
+            sample[left - end - 1] = pool[at]
+            pool[at] = pool[left - 1]
+            left -= drawn < left
     row[_USED] = used
-    return sample
+
+
+@compiled
+def _sample_from_set(
+    row: NDArray[np.float64], pool: NDArray[np.float64], sample: NDArray[np.float64]
+) -> None:
+    """The same of a pool of numbers from 0 that is so large that Python marks what it has drawn."""
+    bits, used = _n_bits(len(pool)), int(row[_USED])
+    for i in range(len(sample)):
+        drawn = len(pool)
+        while drawn >= len(pool) or pool[drawn] < 0:
+            used = _unused(row, used)
+            drawn = _tempered(int(row[_WORDS + used])) >> (32 - bits)
+            used += 1
+        sample[i] = pool[drawn]
+        pool[drawn] = -1
+    row[_USED] = used
 
 
 @compiled
@@ -149,24 +181,43 @@ def _take(row: NDArray[np.float64], x: float, params: NDArray[np.float64]) -> bo
     return True
 
 
-@compiled_making
+@compiled
+def _fill(pool: NDArray[np.float64], row: NDArray[np.float64], size: int, start: int) -> None:
+    """Fills the pool with the counts of as many values of the ring from a position on."""
+    below = row[_RING + size + start :]
+    not_above = row[_RING + 2 * size + start :]
+    for i in range(len(pool)):
+        pool[i] = below[i] + (1 << _COUNT_BITS) * not_above[i]
+
+
+@compiled
 def _distance(row: NDArray[np.float64], params: NDArray[np.float64]) -> int:
     """The largest difference of the empirical distributions of sample and recent values."""
     size, recent, oldest = int(params[_SIZE]), int(params[_RECENT]), int(row[_OLDEST])
-    sample = _sample(row, size - recent, recent, params[_FROM_POOL] != 0)
+    n = size - recent
+    scratch = row[_RING + 3 * size :]
+    # The pool to draw from is both counts of each older value, as one number.
+    pool, sample = scratch[:n], scratch[n:size]
+    below, not_above = scratch[size : size + recent + 1], scratch[size + recent + 1 :]
+    n_at_end = min(n, size - oldest)
+    _fill(pool[:n_at_end], row, size, oldest)
+    _fill(pool[n_at_end:], row, size, 0)
+    if params[_FROM_POOL]:
+        _sample_from_pool(row, pool, sample)
+    else:
+        _sample_from_set(row, pool, sample)
     # How many of the sample have so many recent values below, and not above, them.
-    below = np.zeros(recent + 1, dtype=np.int64)
-    not_above = np.zeros(recent + 1, dtype=np.int64)
-    for number in sample:
-        at = oldest + number if oldest + number < size else oldest + number - size
-        below[int(row[_RING + size + at])] += 1
-        not_above[int(row[_RING + 2 * size + at])] += 1
+    below[:] = 0
+    not_above[:] = 0
+    for counts in sample:
+        below[int(counts) & ((1 << _COUNT_BITS) - 1)] += 1
+        not_above[int(counts) >> _COUNT_BITS] += 1
     # Just below the gap over `i` recent values, and at its end.
     distance, n_up_to, n_before = 0, 0, 0
     for i in range(recent + 1):
-        n_up_to += not_above[i]
+        n_up_to += int(not_above[i])
         distance = max(distance, n_up_to - i, i - n_before)
-        n_before += below[i]
+        n_before += int(below[i])
     return distance
 
 
@@ -186,7 +237,7 @@ def _moments(
     return mean, squares / n / n
 
 
-@compiled_making
+@compiled
 def _step(
     row: NDArray[np.float64],
     x: float,
@@ -211,7 +262,8 @@ def _step(
     found[MEAN_AFTER] = after
     found[N_AFTER] = min(recent, row[_N])
     row[1:] = 0
-    row[_USED:_RING] = params[_SEEDED:]
+    for i in range(_N_WORDS + 1):
+        row[_USED + i] = params[_SEEDED + i]
     return DRIFT
 
 
@@ -221,7 +273,8 @@ class KSWIN(RowDetector):
     After each value the last `stat_size` values of a sliding window are compared with as many drawn
     at random from the older ones, by the two-sample Kolmogorov-Smirnov test. Ranks are kept from
     value to value: a value takes time in proportion to `window_size`, half a microsecond or so at
-    the defaults. Memory is 24 bytes for each value of the window and 5 KB for the random generator.
+    the defaults. Memory is at most 40 bytes for each value of the window and 5 KB for the random
+    generator.
 
     Parameters (River's, with River's defaults except for the seed):
         alpha: probability of a false drift in one such comparison, above 0 up to 1. It is made
@@ -270,7 +323,7 @@ class KSWIN(RowDetector):
     """
 
     kind = "KSWIN"
-    loops = loops(_step, compiled_making)
+    loops = loops(_step)
 
     def __init__(
         self,
@@ -299,7 +352,8 @@ class KSWIN(RowDetector):
         seeded = [_N_WORDS, *words]
         critical = _least_distance(recent, params["alpha"])
         numbers = [size, recent, critical, _is_from_pool(size - recent, recent), *seeded]
-        baseline = [0.0] * (_USED - 1) + seeded + [0.0] * (3 * size)
+        n_scratch = size + 2 * (recent + 1)
+        baseline = [0.0] * (_USED - 1) + seeded + [0.0] * (3 * size + n_scratch)
         super().__init__(params, numbers, baseline)
         if held:
             self._row[_RING : _RING + len(held)] = held
@@ -320,13 +374,19 @@ class KSWIN(RowDetector):
             (row[_OLDEST], size - 1),
             (row[_USED], _N_WORDS),
             (row[_WORDS:_RING], 2**32 - 1),
-            (row[_RING + size :], recent),
+            (row[_RING + size : _RING + 3 * size], recent),
         )
         # They become positions, which compiled code does not check.
         is_whole = all(np.all((values >= 0) & (values <= high)) for values, high in ranges)
         if not (is_whole and self._counts_fit()):
             raise ValueError("the row in this state of KSWIN is damaged; start it anew")
         return self
+
+    def _used(self, row: NDArray[np.float64]) -> int:  # noqa: ARG002
+        return _RING + 3 * int(self._params["window_size"])
+
+    def _is_whole(self, row: NDArray[np.float64]) -> bool:
+        return len(row) == self._used(row)
 
     def _counts_fit(self) -> bool:
         """Whether the counts of the older values, which steps change by 1, are those of the ring.
@@ -336,7 +396,8 @@ class KSWIN(RowDetector):
         size, recent, row = self._params["window_size"], self._params["stat_size"], self._row
         if row[_HELD] < size:
             return True
-        ring, below, not_above = np.roll(row[_RING:].reshape(3, size), -int(row[_OLDEST]), axis=1)
+        counted = row[_RING : self._used(row)]
+        ring, below, not_above = np.roll(counted.reshape(3, size), -int(row[_OLDEST]), axis=1)
         older, newer = ring[:-recent], np.sort(ring[-recent:])
         return bool(
             np.array_equal(below[:-recent], np.searchsorted(newer, older, "left"))

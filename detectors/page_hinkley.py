@@ -139,6 +139,13 @@ class PageHinkley(RowDetector):
         ]
         super().__init__(params, numbers, [0.0] * (_WIDTH - 1))
 
+    def _counts(self, row: NDArray[np.float64]) -> dict[str, tuple[Any, float, float]]:
+        # The last value is at a sum's extreme, or the extreme is before it.
+        return {
+            "n up to the minimum": (row[_UP_N], 0, row[_N] - (row[_UP] > row[_UP_MIN])),
+            "n up to the maximum": (row[_DOWN_N], 0, row[_N] - (row[_DOWN] < row[_DOWN_MAX])),
+        }
+
     def readings(self) -> dict[str, float]:
         """The `statistic`, its `threshold`, and the `mean` since the baseline, 0 right after it."""
         row = self._row.tolist()

@@ -17,6 +17,7 @@ from detectors.compiled import (
     MEAN_BEFORE,
     N_AFTER,
     N_FOUND,
+    NOTHING,
     STATISTIC,
     THRESHOLD,
     WARNING,
@@ -88,10 +89,12 @@ class RowDetector(ABC):
         """
         x = checks.bit(x) if self.is_binary else checks.number(x, self.low, self.high)
         kind = self.loops.one(self._row, x, self._numbers, self._found)
+        if kind == NOTHING:
+            return None
         if kind == GROW:
             self._row = widened(self._row, self._widths)
             return self.update(x)
-        return _alarm(kind, self.n_seen - 1, self._found.tolist()) if kind else None
+        return _alarm(kind, self.n_seen - 1, self._found.tolist())
 
     def update_many(self, xs: NDArray[np.float64]) -> list[Alarm]:
         """Take the values of a one-dimensional array, in order; return their alarms.
@@ -178,15 +181,26 @@ class RowDetector(ABC):
         n_seen = checks.whole("n_seen", state["n_seen"], low=0, high=2**53)
         row = checks.row(cls.kind, n_seen, state["row"], self._is_whole)
         # It tells onsets, which would come before the first value.
-        if not (0 <= row[_N] <= n_seen and row[_N] == int(row[_N])):
-            raise ValueError(f"the row in this state of {cls.kind} is damaged; start it anew")
+        checks.counts(cls.kind, "n", row[_N], 0, n_seen)
+        for name, (values, low, high) in self._counts(row).items():
+            checks.counts(cls.kind, name, values, low, high)
         width = next(width for width in self._widths if width >= len(row))
         self._row = np.concatenate([row, np.zeros(width - len(row))])
         return self
 
     def _used(self, row: NDArray[np.float64]) -> int:
-        """How many numbers of a row are worth keeping; the rest are 0."""
+        """How many numbers of a row are worth keeping; the rest are 0, or mean nothing."""
         return len(row)
+
+    def _counts(
+        self,
+        row: NDArray[np.float64],  # noqa: ARG002
+    ) -> dict[str, tuple[Any, float, float]]:
+        """Other whole numbers in a stored row, by name, and the least and the largest they can be.
+
+        They tell onsets and positions, which compiled code does not check.
+        """
+        return {}
 
     def _is_whole(self, row: NDArray[np.float64]) -> bool:
         """Whether this can be the used part of a row."""

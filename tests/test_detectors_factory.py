@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 import detectors
@@ -89,6 +90,36 @@ def test_names_the_parameter_that_is_out_of_range(cls: Any, name: str, value: An
 def test_a_state_with_a_damaged_row_is_refused(row: Any) -> None:
     with pytest.raises(ValueError, match="row in this state"):
         PageHinkley.from_state({**PageHinkley().state(), "row": row})
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "name"),
+    [
+        ("PageHinkley", 4, "n up to the minimum"),
+        ("PageHinkley", 8, "n up to the maximum"),
+        ("DDM", 4, "n up to the minimum"),
+        ("DDM", 5, "in warning"),
+        ("EDDM", 1, "n up to the last error"),
+        ("EDDM", 2, "errors"),
+        ("EDDM", 6, "n up to the maximum"),
+        ("EDDM", 7, "errors up to the maximum"),
+        ("HDDM_A", 2, "in warning"),
+        ("HDDM_A", 3, "n up to the cut for rises"),
+        ("HDDM_A", 6, "n up to the cut for falls"),
+        ("HDDM_W", 1, "ones"),
+        ("HDDM_W", 5, "n up to the cut for rises"),
+        ("HDDM_W", 6, "ones up to the cut for rises"),
+        ("HDDM_W", 12, "n up to the cut for falls"),
+    ],
+)
+def test_names_the_count_that_is_damaged_in_a_state(kind: str, at: int, name: str) -> None:
+    detector = make_detector(kind)
+    detector.update_many(np.array([0.0, 1.0, 0.0] * 20))
+    for value in (-1.0, 0.5, 61.0, 1e300, math.inf):
+        state = detector.state()
+        state["row"][at] = value
+        with pytest.raises(ValueError, match=f"{kind} is damaged: {name} is a whole number"):
+            detector_from_state(state)
 
 
 def test_every_public_name_is_there_and_no_other() -> None:

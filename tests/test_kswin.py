@@ -21,7 +21,15 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from detectors import KSWIN
-from detectors.kswin import _N_WORDS, _RING, _USED, _is_from_pool, _least_distance, _sample
+from detectors.kswin import (
+    _N_WORDS,
+    _RING,
+    _USED,
+    _is_from_pool,
+    _least_distance,
+    _sample_from_pool,
+    _sample_from_set,
+)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 ABSENT = "../shared/data is not here"
@@ -118,8 +126,10 @@ def test_draws_what_python_draws(n: int, k: int) -> None:
     row = np.zeros(_RING)
     row[_USED:] = rng.getstate()[1]
     row[_USED:] = np.roll(row[_USED:], 1)
+    draw = _sample_from_pool if _is_from_pool(n, k) else _sample_from_set
     for _ in range(3 * _N_WORDS // k):
-        sample = _sample(row, n, k, _is_from_pool(n, k))
+        sample = np.empty(k)
+        draw(row, np.arange(float(n)), sample)
         assert sorted(sample) == sorted(rng.sample(range(n), k))
 
 

@@ -129,3 +129,12 @@ def test_every_models_detectors_are_made_ready(monkeypatch):
     own = {"detectors": {"a": {"kind": "river.drift.binary.DDM"}}}
     warmup.warm_up_for(load_config({"models": {"m": {"task": "classification", **own}}}))
     assert made == ["MixtureESR", "ADWIN", "PageHinkley", "river.drift.binary.DDM"]
+
+
+def test_a_kind_is_exercised_once_however_many_models_have_it(monkeypatch):
+    exercised = []
+    monkeypatch.setattr(warmup, "_exercise", lambda detector: exercised.append(detector.kind))
+    own = {"detectors": {"a": {"kind": "ADWIN"}, "b": {"kind": "KSWIN"}}}
+    models = {name: {"task": "classification", **own} for name in "mno"}
+    warmup.warm_up_for(load_config({"models": models}))
+    assert sorted(exercised) == ["ADWIN", "KSWIN", "MixtureESR", "PageHinkley"]
