@@ -246,7 +246,7 @@ class Stage:
         """End the traffic, let the workers come to its end, stop them, and judge.
 
         Args:
-            is_patient: whether everything is hoped to come to a good end, and so waited for.
+            is_patient: whether all of the input is hoped to be processed, and so waited for.
 
         What does not come to its end is one of the verdict's problems.
         """
@@ -263,7 +263,7 @@ class Stage:
         def no_transaction() -> bool:
             return not hanging_transactions(self.config)
 
-        drain_s, hanging_s = (DRAIN_TIMEOUT_S, HANGING_TIMEOUT_S) if is_patient else (10.0, 1.0)
+        drain_s = DRAIN_TIMEOUT_S if is_patient else 10.0
         attempt(self.wait_in_sync)
         attempt(self.traffic.finish)
         attempt(lambda: wait_for("all input processed", self._is_drained, drain_s))
@@ -272,7 +272,8 @@ class Stage:
         attempt(lambda: ended.extend(self.workers.stop()))
         # One that has only just been started again knows of no signal yet.
         problems += [f"{e}" for e in ended if e.status not in (0, -signal.SIGTERM)]
-        attempt(lambda: wait_for("no open transaction", no_transaction, hanging_s))
+        # In any case: one that is open keeps the oracle, too, from what was committed after it.
+        attempt(lambda: wait_for("no open transaction", no_transaction, HANGING_TIMEOUT_S))
         problems += hanging_transactions(self.config)
         self._let_the_watcher_end()
         say("workers stopped; asking the oracle")
