@@ -143,6 +143,10 @@ class EmbeddedBroker:
                 )
             return read_records(connection, logs[partition], start_offset, end_offset)
 
+    def answers(self, _timeout_s: float, /) -> bool:
+        """Whether it can be read from; a file always can."""
+        return True
+
     def apply_retention(self, now_ms: int) -> None:
         """Delete what is past `broker.retention`, as workers do while they commit.
 

@@ -14,6 +14,7 @@ from consumers.broker import (
     TopicInfo,
     UnknownTopicError,
 )
+from consumers.kafka_client import any_answers
 from consumers.kafka_clients import TopicProducer, TopicReader
 from consumers.kafka_reading import RangeReader
 from consumers.kafka_tasks import KafkaTasks
@@ -101,6 +102,10 @@ class KafkaBroker:
         if end_offset > known_end or not fetcher.stands_at(topic, partition, start_offset):
             self._check_bounds(topic, partition, start_offset, end_offset)
         return list(fetcher.read(topic, partition, start_offset, end_offset))
+
+    def answers(self, timeout_s: float, /) -> bool:
+        """Whether any of the brokers lets another client in within so long."""
+        return any_answers(self._config, timeout_s)
 
     def _check_bounds(self, topic: str, partition: int, start_offset: int, end_offset: int) -> None:
         start, end = self._reader.bounds(topic, partition)

@@ -116,23 +116,16 @@ class Changelog:
         stored = latest.pop(_POSITION_KEY, None)
         if stored is None:
             return None
-        chunks = self._assemble(latest)
-        for name, chunk in chunks.items():
-            self._note(name, chunk, len(_parts(chunk)))
-        return TakenOver(self._checked(stored), chunks)
-
-    def _assemble(self, latest: Mapping[bytes, Record]) -> dict[str, bytes]:
-        n_parts: dict[str, int] = {}
-        for key, record in latest.items():
-            if record.value is not None:
-                n_parts[_name(key)] = int(dict(record.headers)[_PARTS_HEADER])
         chunks = {}
-        for name, n in n_parts.items():
-            parts = [latest.get(_key(name, number)) for number in range(n)]
+        for name, n_parts in _part_counts(latest).items():
+            parts = [latest.get(_key(name, number)) for number in range(n_parts)]
             values = [part.value for part in parts if part is not None and part.value is not None]
             # What is missing shows in the digest.
             chunks[name] = b"".join(values)
-        return chunks
+            # As many as there are, and not as we would make of it: they may be of a version that
+            # cuts otherwise, and have to go when there are fewer.
+            self._note(name, chunks[name], n_parts)
+        return TakenOver(self._checked(stored), chunks)
 
     def _checked(self, record: Record) -> Position:
         where = f"{self._topic!r} partition {record.partition}"
@@ -159,6 +152,15 @@ class Changelog:
             stored.state_digest,
             stored.config_digest,
         )
+
+
+def _part_counts(latest: Mapping[bytes, Record]) -> dict[str, int]:
+    """How many parts each chunk has, by name."""
+    return {
+        _name(key): int(dict(record.headers)[_PARTS_HEADER])
+        for key, record in latest.items()
+        if record.value is not None
+    }
 
 
 def _parts(chunk: bytes) -> list[bytes]:

@@ -7,11 +7,12 @@ import os
 import ssl
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kafka.errors as kafka_errors
+from kafka import KafkaAdminClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from consumers.broker import (
@@ -228,6 +229,27 @@ def _read(field: str, path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"{field}: {path}: cannot be read: {reason}") from None
+
+
+def any_answers(config: Config, timeout_s: float) -> bool:
+    """Whether any of the brokers lets a client in within so long.
+
+    Each is asked on its own: a client that is given several spends all of its time on one that
+    hangs.
+    """
+    options = client_options(config, "question")
+    answered = threading.Event()
+
+    def ask(server: str) -> None:
+        own = {"bootstrap_servers": [server], "bootstrap_timeout_ms": round(timeout_s * 1000)}
+        with suppress(kafka_errors.KafkaError):
+            KafkaAdminClient(**{**options, **own}).close()
+            answered.set()
+
+    for server in options["bootstrap_servers"]:
+        # Not waited for: a handshake with a broker that hangs has no end.
+        threading.Thread(target=ask, args=(server,), daemon=True).start()
+    return answered.wait(timeout_s)
 
 
 def abandon(producer: KafkaProducer) -> None:

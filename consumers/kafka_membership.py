@@ -30,6 +30,8 @@ _POLL_MS = 200
 _HEARTBEAT_MS_MAX = 1_000
 _NOTE_EVERY_S = 1.0
 _RETRY_S = 0.5
+# Who is told to stop does not wait a whole request's time for a broker that hangs.
+_LEAVE_MS = 2_000
 # A process that hangs for so long is not kept in the group by the thread that polls for it.
 _SILENT_S_MAX = 120.0
 
@@ -132,7 +134,7 @@ class Membership:
         self._closing.set()
         self._thread.join()
         self._commit_noted()
-        self._consumer.close(autocommit=False)
+        self._consumer.close(autocommit=False, timeout_ms=_LEAVE_MS)
 
     def _follow(self) -> None:
         next_note_s = 0.0

@@ -112,7 +112,9 @@ class KafkaTasks:
             self._give_up(partition)
         taken_over = {}
         deadline_s = time.monotonic() + _TAKE_OVERS_S
-        for partition in sorted(assigned - self._tasks.keys(), key=self._turn):
+        # While nothing answers, an attempt does nothing but keep the worker from stopping.
+        wanted = set() if self._silence_told else assigned - self._tasks.keys()
+        for partition in sorted(wanted, key=self._turn):
             won = self._try_to_take_over(partition)
             if won is not None:
                 taken_over[partition] = won

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from consumers.announce import announcer
+from consumers.broker import BrokerTimeoutError
 from consumers.settings import open_broker, state_key
 from consumers.sink_process import SinkProcess
 from consumers.summary import summarize
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from stream.config import Config
 
 _PULSE_S = 1.0
+# Much longer than a broker takes that is there, and less than whoever stops us is ready to wait.
+_ANSWER_S = 3.0
 
 
 log = logging.getLogger(__name__)
@@ -47,7 +50,8 @@ def run(
 
     Raises:
         BrokerError: the broker cannot be used, a commit cannot be made, or another worker owns
-            every partition.
+            every partition; or it was told to stop and the broker is gone, so that there is no
+            summary.
         ValueError: a configured detector cannot be made.
     """
     started_s = time.monotonic()
@@ -75,11 +79,20 @@ def run(
                 )
                 seconds = time.monotonic() - started_s
         finally:
+            # Who was told to stop does not wait for brokers that are gone.
+            answers = not signals or broker.answers(_ANSWER_S)
             # Only now, when others may have the partitions: MLflow can take its time.
-            if sink is not None:
+            if sink is not None and answers:
                 log.info("writing the last metrics to MLflow ...")
                 n_used = min(len(signals), 1)
                 sink.close(hurry=lambda: len(signals) > n_used)
+            elif sink is not None:
+                sink.abandon()
+        if not answers:
+            raise BrokerTimeoutError(
+                f"stopped, but the broker did not answer within {_ANSWER_S:g} s: there is no "
+                "summary, and what was not committed is for the next run"
+            )
         return summarize(broker, config, worker.partitions(), worker.totals(), seconds)
 
 

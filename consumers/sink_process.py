@@ -24,6 +24,7 @@ RECORDS_WAIT_STATUS = 3
 _RESTART_MIN_S = 1.0
 _RESTART_MAX_S = 60.0
 _POLL_S = 0.1
+_LEAVE_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,19 @@ class SinkProcess:
         if status not in (0, RECORDS_WAIT_STATUS):
             log.warning("the MLflow sink ended with status %d; the next run goes on", status)
         return status
+
+    def abandon(self) -> None:
+        """End it without waiting for the broker; what it has not logged waits for the next one."""
+        self._end_input()
+        self._process.terminate()
+        try:
+            self._process.wait(_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            # It waits for the broker, and loses nothing: its place is where it has logged to.
+            self._process.kill()
+            self._process.wait()
+        self._config_path.unlink(missing_ok=True)
+        log.warning("the MLflow sink was stopped; what it has not logged waits in the topics")
 
     def _end_input(self) -> None:
         assert self._process.stdin is not None  # noqa: S101 - opened below

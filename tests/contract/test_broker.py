@@ -258,6 +258,10 @@ def test_an_unknown_topic_is_refused_by_name(broker, topics):
         broker.fetch("nope", 0, 0, 1)
 
 
+def test_it_answers(broker):
+    assert broker.answers(10.0)
+
+
 def test_topics_tell_what_they_hold(broker, topics):
     with broker.producer() as producer:
         for key, timestamp_ms in ((b"a", 50), (b"b", 10), (b"c", 90), (b"d", 70)):

@@ -416,6 +416,16 @@ def sink_killed(stage: Stage, rng: random.Random) -> Iterator[Hit]:
     yield Hit(time.time(), ALL)
 
 
+SUSPEND_POINTS = (
+    "before_init",
+    "after_restore",
+    "before_begin",
+    "between_parts",
+    "after_send",
+    "before_commit",
+)
+
+
 # All of them, each with how often it comes, relative to the others.
 
 
@@ -442,7 +452,7 @@ def all_kinds() -> dict[str, tuple[int, Kind]]:
     }
     for point in (*TAKE_OVER_POINTS, *COMMIT_POINTS):
         kinds[f"killed {_words(point)}"] = (3, at_point(point, signal.SIGKILL))
-    for point in ("before_init", "after_restore", "before_begin", "after_send", "before_commit"):
+    for point in SUSPEND_POINTS:
         kinds[f"suspended {_words(point)}"] = (3, at_point(point, signal.SIGSTOP))
     for api in MESSAGES:
         kinds[f"{_words(api.name)} lost"] = (3, lose_message(api))

@@ -89,7 +89,10 @@ class Oracle:
             reader = RangeReader(self._config, "oracle")
             try:
                 for partition in range(N_PARTITIONS):
-                    dead += self._judge(broker, reader, partition, verdict)
+                    try:
+                        dead += self._judge(broker, reader, partition, verdict)
+                    except BrokerError as error:
+                        verdict.problems.append(f"partition {partition} cannot be judged: {error}")
             finally:
                 reader.close()
         verdict.add(f"event id {i} came {n} times" for i, n in self._ids.items() if n > 1)

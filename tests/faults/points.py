@@ -16,6 +16,7 @@ TAKE_OVER_POINTS = ("before_init", "after_init", "after_restore")
 COMMIT_POINTS = (
     "before_begin",
     "after_begin",
+    "between_parts",
     "after_send",
     "after_resolve",
     "before_commit",

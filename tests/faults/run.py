@@ -24,7 +24,7 @@ from kafka.errors import KafkaError
 
 from consumers.broker import BrokerError
 from tests.faults.kinds import all_kinds
-from tests.faults.stage import HarnessError, Stage, say
+from tests.faults.stage import CUT, SHRUNK, HarnessError, Stage, say
 from tests.faults.truncation import check_truncated
 from tests.kafka.cluster import Cluster, ClusterError
 from tests.kafka.proxy import FaultProxy
@@ -143,6 +143,10 @@ def run(
         problems += [
             f"an end that is none of a fault: {e}" for e in stage.workers.exits if not e.is_fair
         ]
+        # No fault has struck amid what never was.
+        parts = stage.watcher.parts
+        problems += [f"no {what} in the whole run" for what in (CUT, SHRUNK) if not parts[what]]
+        verdict.counts.update(parts)
         verdict.problems[:0] = problems
         if not verdict.problems:
             say("a truncated changelog")
@@ -180,7 +184,7 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield (
             f"seed {o.seed}: {len(o.struck)} faults in {o.seconds:.0f} s; {c['commits']} commits, "
             f"{c['retrain']} retrain requests, {c['alarms']} alarms, {c['metrics']} metric points, "
-            f"{c['dead_letters']} dead letters"
+            f"{c['dead_letters']} dead letters; {c[CUT]} x {CUT}, {c[SHRUNK]} x {SHRUNK}"
         )
         yield f"  input: {', '.join(f'{n} x {kind}' for kind, n in sorted(o.counts.items()))}"
         yield f"  ends of workers by status: {dict(sorted(o.exits.items()))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tests.kafka.cluster import Cluster
     from tests.kafka.proxy import FaultProxy
 
+CUT, SHRUNK = "chunk of several parts", "part of a chunk that became smaller"
 LOOK_EVERY_S = 0.05
 START_TIMEOUT_S = 120.0
 DRAIN_TIMEOUT_S = 180.0
@@ -72,10 +74,14 @@ class Watcher:
         self.seen: dict[tuple[str, int, int], Record] = {}
         self.journal: dict[int, JournalEntry] = {}
         self.problems: list[str] = []
+        self.parts: Counter[str] = Counter()
         self._broker = broker
         self._journal_topic = own_topic(config, JOURNAL_SUFFIX)
+        self._state_topic = own_topic(config, STATE_SUFFIX)
+        self._n_parts: dict[tuple[int, bytes], int] = {}
         topics = config.topics
-        self._topics = [topics.retrain, topics.alarms, topics.metrics, topics.dead_letters]
+        outputs = [topics.retrain, topics.alarms, topics.metrics, topics.dead_letters]
+        self._topics = [*outputs, self._journal_topic, self._state_topic]
         self._ids: set[bytes] = set()
         self._retrain = topics.retrain
         self._closing = threading.Event()
@@ -94,7 +100,7 @@ class Watcher:
         while not self._closing.is_set():
             try:
                 if reader is None:
-                    reader = self._broker.reader([*self._topics, self._journal_topic])
+                    reader = self._broker.reader(self._topics)
                 for record in reader.poll(0.5):
                     self._take(record)
             except BrokerError:
@@ -103,6 +109,9 @@ class Watcher:
             reader.close()
 
     def _take(self, record: Record) -> None:
+        if record.topic == self._state_topic:
+            self._count_part(record)
+            return
         place = (record.topic, record.partition, record.offset)
         if place in self.seen:
             return
@@ -118,6 +127,16 @@ class Watcher:
             if event_id in self._ids:
                 self._complain(f"request {event_id!r} once more, in {place}")
             self._ids.add(event_id)
+
+    def _count_part(self, record: Record) -> None:
+        """Count what the faults are to meet: chunks of several parts, and of fewer than before."""
+        name, _, number = (record.key or b"").rpartition(b"#")
+        if number == b"0":
+            n_parts = int(dict(record.headers).get("parts", b"0"))
+            self._n_parts[record.partition, name] = n_parts
+            self.parts[CUT] += n_parts > 1
+        elif record.value is None and self._n_parts.get((record.partition, name)):
+            self.parts[SHRUNK] += 1
 
     def _complain(self, problem: str) -> None:
         self.problems.append(f"{time.strftime('%H:%M:%S')} amid the faults: {problem}")
@@ -227,7 +246,7 @@ class Stage:
         """End the traffic, let the workers come to its end, stop them, and judge.
 
         Args:
-            is_patient: whether everything is hoped to come to a good end, and so waited for.
+            is_patient: whether all of the input is hoped to be processed, and so waited for.
 
         What does not come to its end is one of the verdict's problems.
         """
@@ -244,7 +263,7 @@ class Stage:
         def no_transaction() -> bool:
             return not hanging_transactions(self.config)
 
-        drain_s, hanging_s = (DRAIN_TIMEOUT_S, HANGING_TIMEOUT_S) if is_patient else (10.0, 1.0)
+        drain_s = DRAIN_TIMEOUT_S if is_patient else 10.0
         attempt(self.wait_in_sync)
         attempt(self.traffic.finish)
         attempt(lambda: wait_for("all input processed", self._is_drained, drain_s))
@@ -253,7 +272,8 @@ class Stage:
         attempt(lambda: ended.extend(self.workers.stop()))
         # One that has only just been started again knows of no signal yet.
         problems += [f"{e}" for e in ended if e.status not in (0, -signal.SIGTERM)]
-        attempt(lambda: wait_for("no open transaction", no_transaction, hanging_s))
+        # In any case: one that is open keeps the oracle, too, from what was committed after it.
+        attempt(lambda: wait_for("no open transaction", no_transaction, HANGING_TIMEOUT_S))
         problems += hanging_transactions(self.config)
         self._let_the_watcher_end()
         say("workers stopped; asking the oracle")

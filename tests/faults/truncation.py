@@ -11,48 +11,46 @@ from kafka.errors import PolicyViolationError
 
 from consumers.kafka_reading import RangeReader
 from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
-from tests.faults.settings import MODELS, partition_of
+from tests.faults.settings import MODELS, create_topics, partition_of
 from tests.faults.stage import HarnessError, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.faults.stage import Stage
 
 EXIT_TIMEOUT_S = 60.0
-COMPLAINTS = ("was deleted", "is not whole")
 
 
 def check_truncated(stage: Stage) -> list[str]:
-    """Delete all of one partition's state and most of another's, and start a worker on each.
+    """Have a worker meet a state that was deleted: of a partition, most of it, or all there was.
 
     The run's own workers have ended. Returns what is wrong, a line each.
     """
     return [
-        *_check(stage, 5, keep=0, complaint=COMPLAINTS[0]),
+        *_check(stage, 5, lambda admin: _truncate(stage, admin, 5, keep=0), "was deleted"),
         # The first one still stops at partition 5, which comes later than partition 2.
-        *_check(stage, 2, keep=3, complaint=COMPLAINTS[1]),
+        *_check(stage, 2, lambda admin: _truncate(stage, admin, 2, keep=3), "is not whole"),
+        # Nothing of the topic itself shows that it is another one: the journal does.
+        *_check(stage, 0, lambda admin: _make_anew(stage, admin), "the journal got to commit"),
     ]
 
 
-def _check(stage: Stage, partition: int, *, keep: int, complaint: str) -> Iterator[str]:
+def _check(
+    stage: Stage, partition: int, damage: Callable[[KafkaAdminClient], None], complaint: str
+) -> Iterator[str]:
     topics = stage.config.topics
-    state = own_topic(stage.config, STATE_SUFFIX)
-    outputs = [topics.retrain, topics.alarms, topics.metrics, topics.dead_letters, state]
-    outputs.append(own_topic(stage.config, JOURNAL_SUFFIX))
+    outputs = [topics.retrain, topics.alarms, topics.metrics, topics.dead_letters]
+    outputs += [own_topic(stage.config, suffix) for suffix in (STATE_SUFFIX, JOURNAL_SUFFIX)]
     model = next(name for name in MODELS if partition_of(name.encode()) == partition)
     with stage.broker.producer() as producer:
         for number in range(50):
             producer.send(topics.predictions, b"%d" % number, model.encode())
+    servers = stage.cluster.bootstrap.split(",")
+    with KafkaAdminClient(bootstrap_servers=servers) as admin:
+        damage(admin)
     reader = RangeReader(stage.config, "truncation")
     try:
-        end = reader.bounds(state, partition)[1]
-        servers = stage.cluster.bootstrap.split(",")
-        with KafkaAdminClient(bootstrap_servers=servers) as admin:
-            # Kafka itself deletes nothing of a topic that is compacted only.
-            admin.alter_configs([ConfigResource("TOPIC", state, {"cleanup.policy": "delete"})])
-            wait_for("records deleted", lambda: _delete(admin, state, partition, end - keep), 30)
-            admin.alter_configs([ConfigResource("TOPIC", state, {"cleanup.policy": "compact"})])
         before = {topic: reader.bounds(topic, partition)[1] for topic in outputs}
         name = f"truncated-{partition}"
         since = time.time()
@@ -75,6 +73,24 @@ def _check(stage: Stage, partition: int, *, keep: int, complaint: str) -> Iterat
             yield f"truncated changelog: something was written: {before} before, {after} after"
     finally:
         reader.close()
+
+
+def _truncate(stage: Stage, admin: KafkaAdminClient, partition: int, *, keep: int) -> None:
+    """Delete all but so many records of a partition's state."""
+    state = own_topic(stage.config, STATE_SUFFIX)
+    offset = stage.end_of_state(partition) - keep
+    # Kafka itself deletes nothing of a topic that is compacted only.
+    admin.alter_configs([ConfigResource("TOPIC", state, {"cleanup.policy": "delete"})])
+    wait_for("records deleted", lambda: _delete(admin, state, partition, offset), 30)
+    admin.alter_configs([ConfigResource("TOPIC", state, {"cleanup.policy": "compact"})])
+
+
+def _make_anew(stage: Stage, admin: KafkaAdminClient) -> None:
+    """Delete the state's topic, and make it again as an operator does."""
+    state = own_topic(stage.config, STATE_SUFFIX)
+    admin.delete_topics([state])
+    wait_for("the topic gone", lambda: state not in admin.list_topics(), 30)
+    create_topics(stage.folder / "direct.yaml")
 
 
 def _delete(admin: KafkaAdminClient, topic: str, partition: int, offset: int) -> bool:

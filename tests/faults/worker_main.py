@@ -7,6 +7,7 @@ nothing of this: its methods are wrapped from outside. What happens is noted in 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -15,10 +16,14 @@ import sys
 import time
 from pathlib import Path
 
-from consumers import cli, kafka_transaction
+from kafka.errors import KafkaTimeoutError
+
+from consumers import cli, kafka_changelog, kafka_transaction
 from consumers.kafka_tasks import KafkaTasks, _Task
+from consumers.kafka_topics import STATE_SUFFIX
 from consumers.kafka_transaction import PartitionWriter
 from tests.faults.points import ARMED, EVENTS
+from tests.faults.settings import PART_BYTES
 
 SAFEGUARDS = ("resolve", "fencing", "restore")
 
@@ -45,7 +50,7 @@ class Points:
         self._armed = folder / ARMED
         self._notebook = notebook
 
-    def reach(self, point, partition):
+    def reach(self, point, partition, prepare=lambda: None):
         try:
             armed = json.loads(self._armed.read_text())
         except FileNotFoundError:
@@ -58,6 +63,7 @@ class Points:
             self._armed.rename(self._armed.with_suffix(f".{os.getpid()}"))
         except FileNotFoundError:
             return
+        prepare()
         self._notebook.note("fault", partition, point=point)
         os.kill(os.getpid(), armed["signal"])
 
@@ -116,6 +122,38 @@ def watch(points, notebook):
     )
 
 
+def part_of(row):
+    """The number of the part of a chunk that a record holds, None where it is of something else."""
+    name, _, number = (row.key or b"").rpartition(b"#")
+    return int(number) if name and row.topic.endswith(STATE_SUFFIX) else None
+
+
+def flush(producer):
+    """Have what was sent so far written, where the brokers let it be."""
+    with contextlib.suppress(KafkaTimeoutError):
+        producer.flush(timeout=1)
+
+
+def cut_small(points):
+    """Make a chunk of the state be of many parts, and let a fault strike between two of them."""
+    send = PartitionWriter._send
+
+    def choose_size(_, commit):
+        # Another one each time, so that a chunk comes to have more parts, and fewer again.
+        size = PART_BYTES[commit.position.sequence % len(PART_BYTES)]
+        kafka_changelog.PART_BYTES_MAX = size
+
+    def in_parts(self, rows):
+        between = next((i for i in reversed(range(len(rows))) if part_of(rows[i])), None)
+        for i, row in enumerate(rows):
+            if i == between:
+                points.reach("between_parts", self.partition, lambda: flush(self._producer))
+            yield row
+
+    wrap(kafka_changelog.Changelog, "rows", choose_size)
+    PartitionWriter._send = lambda self, rows: send(self, in_parts(self, rows))
+
+
 def switch_off(safeguard, points):
     """Make the worker as careless as a worker without this part of the protocol would be."""
     if safeguard == "resolve":
@@ -152,6 +190,7 @@ def main():
     points = Points(name, Path(folder), notebook)
     for safeguard in off:
         switch_off(safeguard, points)
+    cut_small(points)
     watch(points, notebook)
     # The parent may have started us while it ignored it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

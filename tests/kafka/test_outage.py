@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 
 import pytest
+import yaml
 
 from consumers import kafka_tasks
 from consumers.broker import BrokerTimeoutError
@@ -17,6 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 TIMEOUT_S = 2
 # Beyond the time-out, for one request to be given up.
 STOP_S = 8
+# Less than the default of `broker.timeout`.
+TOLD_TO_STOP_S = 8
 
 
 def turn(tasks):
@@ -61,6 +66,51 @@ def test_an_outage_is_told_once_and_its_end_as_well(
         eventually(lambda: turn(tasks) or told().count("does not answer; waiting") == 2, "the next")
         began_s = time.monotonic()
     assert time.monotonic() - began_s < TIMEOUT_S + STOP_S
+
+
+@pytest.mark.parametrize("go_away", [stop, hang])
+def test_nothing_is_taken_over_while_nothing_answers(
+    kafka, kafka_proxy, kafka_prefix, monkeypatch, go_away
+):
+    monkeypatch.setattr(kafka_tasks, "_SILENT_S", 0.5)
+    settings = app_settings(kafka.proxy_bootstrap, kafka_prefix, timeout="20s")
+    app = make_app(settings, at=kafka.bootstrap)
+    with KafkaTasks(app) as tasks:
+        take_over(tasks, 0)
+        go_away(kafka_proxy)
+        eventually(lambda: turn(tasks) or tasks._silence_told, "the silence")
+        tasks.release(0)
+        began_s = time.monotonic()
+        turn(tasks)
+        assert time.monotonic() - began_s < 1
+        kafka_proxy.heal(1)
+        assert take_over(tasks, 0).keys() == {0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("go_away", [stop, hang])
+def test_who_is_told_to_stop_does_not_wait_for_kafka(
+    kafka, kafka_proxy, kafka_prefix, tmp_path, go_away
+):
+    app = make_app(app_settings(kafka.proxy_bootstrap, kafka_prefix), at=kafka.bootstrap)
+    config, summary = tmp_path / "config.yaml", tmp_path / "summary.json"
+    log = tmp_path / "log"
+    mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    config.write_text(yaml.safe_dump({**app.model_dump(mode="json"), "mlflow": mlflow}))
+    command = [sys.executable, "-m", "consumers.cli", "run", "-c", str(config)]
+    with (
+        log.open("w") as file,
+        subprocess.Popen([*command, "--summary", str(summary)], stderr=file) as process,
+    ):
+        eventually(lambda: "partition 0: at commit" in log.read_text(), "the take-over")
+        go_away(kafka_proxy)
+        began_s = time.monotonic()
+        process.terminate()
+        assert process.wait(60) == 1
+    assert time.monotonic() - began_s < TOLD_TO_STOP_S
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("error: stopped, but the broker did not answer within ")
+    assert not summary.exists()
 
 
 def test_take_overs_that_time_out_do_not_keep_a_worker_from_stopping(
