@@ -105,7 +105,7 @@ class KafkaBroker:
 
     def answers(self, timeout_s: float, /) -> bool:
         """Whether any of the brokers lets another client in within so long."""
-        return any_answers(self._config, timeout_s)
+        return any_answers(self._config, self._reader.brokers(), timeout_s)
 
     def _check_bounds(self, topic: str, partition: int, start_offset: int, end_offset: int) -> None:
         start, end = self._reader.bounds(topic, partition)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kafka.errors as kafka_errors
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from consumers.broker import (
@@ -25,9 +25,7 @@ from consumers.broker import (
 from stream.config import ConfigError, KafkaBroker, duration_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from kafka import KafkaProducer
+    from collections.abc import Iterable, Iterator
 
     from stream.config import Config, KafkaSecurity, Secret
 
@@ -122,7 +120,6 @@ def consumer_options(config: Config, role: str) -> dict[str, Any]:
         "isolation_level": "read_committed",
         "auto_offset_reset": "none",
         "enable_auto_commit": False,
-        "allow_auto_create_topics": False,
         "fetch_max_wait_ms": 100,
         "max_partition_fetch_bytes": 4 << 20,
         "metrics_enabled": False,
@@ -133,7 +130,6 @@ def producer_options(config: Config, role: str) -> dict[str, Any]:
     """Keyword arguments for `KafkaProducer`: idempotent, all replicas, few requests."""
     return {
         **client_options(config, role),
-        "allow_auto_create_topics": False,
         "acks": "all",
         "compression_type": "lz4",
         "linger_ms": 20,
@@ -141,6 +137,25 @@ def producer_options(config: Config, role: str) -> dict[str, Any]:
         "max_request_size": 4 << 20,
         "metrics_enabled": False,
     }
+
+
+def make_consumer(config: Config, role: str, **options: Any) -> KafkaConsumer:
+    """A consumer with `consumer_options` and others; brokers make no topic because of it."""
+    consumer = KafkaConsumer(**{**consumer_options(config, role), **options})
+    _forbid_topics(consumer._cluster)  # noqa: SLF001
+    return consumer
+
+
+def make_producer(config: Config, role: str, **options: Any) -> KafkaProducer:
+    """A producer with `producer_options` and others; brokers make no topic because of it."""
+    producer = KafkaProducer(**{**producer_options(config, role), **options})
+    _forbid_topics(producer._metadata)  # noqa: SLF001
+    return producer
+
+
+def _forbid_topics(cluster: Any) -> None:
+    # kafka-python 3.0 does not pass its option `allow_auto_create_topics` on to where it counts.
+    cluster.config["allow_auto_create_topics"] = False
 
 
 def _security_options(security: KafkaSecurity) -> dict[str, Any]:
@@ -231,22 +246,27 @@ def _read(field: str, path: str) -> str:
         raise ConfigError(f"{field}: {path}: cannot be read: {reason}") from None
 
 
-def any_answers(config: Config, timeout_s: float) -> bool:
-    """Whether any of the brokers lets a client in within so long.
+def any_answers(config: Config, known: Iterable[str], timeout_s: float) -> bool:
+    """Whether any broker, of the configured or of the `known` ones, lets a client in by then.
 
     Each is asked on its own: a client that is given several spends all of its time on one that
     hangs.
     """
-    options = client_options(config, "question")
+    try:
+        options = client_options(config, "question")
+    except ConfigError:
+        # A secret is no longer where it was: nothing lets us in.
+        return False
     answered = threading.Event()
 
     def ask(server: str) -> None:
         own = {"bootstrap_servers": [server], "bootstrap_timeout_ms": round(timeout_s * 1000)}
         with suppress(kafka_errors.KafkaError):
-            KafkaAdminClient(**{**options, **own}).close()
+            client = KafkaAdminClient(**{**options, **own})
             answered.set()
+            client.close()
 
-    for server in options["bootstrap_servers"]:
+    for server in {*options["bootstrap_servers"], *known}:
         # Not waited for: a handshake with a broker that hangs has no end.
         threading.Thread(target=ask, args=(server,), daemon=True).start()
     return answered.wait(timeout_s)

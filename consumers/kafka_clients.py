@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from consumers.broker import BrokerError, UnknownTopicError
 from consumers.kafka_client import (
     REQUEST_TIMEOUT_MS,
     abandon,
-    consumer_options,
     errors_in_words,
-    producer_options,
+    make_consumer,
+    make_producer,
     settings_of,
 )
 from consumers.kafka_membership import Membership
@@ -112,14 +112,13 @@ class TopicProducer:
     def _client(self) -> KafkaProducer:
         if self._producer is None:
             timeout_ms = settings_of(self._config).timeout
-            self._producer = KafkaProducer(
-                **{
-                    **producer_options(self._config, "producer"),
-                    # The client refuses a time-out that no request fits into.
-                    "request_timeout_ms": min(REQUEST_TIMEOUT_MS, timeout_ms // 2),
-                    "delivery_timeout_ms": timeout_ms,
-                    "max_block_ms": timeout_ms,
-                }
+            self._producer = make_producer(
+                self._config,
+                "producer",
+                # The client refuses a time-out that no request fits into.
+                request_timeout_ms=min(REQUEST_TIMEOUT_MS, timeout_ms // 2),
+                delivery_timeout_ms=timeout_ms,
+                max_block_ms=timeout_ms,
             )
         return self._producer
 
@@ -155,12 +154,11 @@ class TopicReader:
         self._timeout_ms = settings_of(config).timeout
         self._lock: Membership | None = None
         with errors_in_words(config):
-            self._consumer = KafkaConsumer(
-                **{
-                    **consumer_options(config, f"reader-{group or 'alone'}"),
-                    "group_id": group,
-                    "auto_offset_reset": "earliest",
-                }
+            self._consumer = make_consumer(
+                config,
+                f"reader-{group or 'alone'}",
+                group_id=group,
+                auto_offset_reset="earliest",
             )
         try:
             self._open(topics, from_start=from_start)

@@ -9,12 +9,13 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import CorruptRecordError, OffsetOutOfRangeError
 
 from consumers.broker import BrokerError, Position
-from consumers.kafka_client import consumer_options, errors_in_words, settings_of
+from consumers.kafka_client import errors_in_words, make_consumer, settings_of
 from consumers.kafka_reading import as_records, ask_offsets
+from consumers.kafka_transaction import n_bytes
 
 if TYPE_CHECKING:
     from stream.config import Config
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # An input rests when it is so many batches ahead, until it is only one.
 _AHEAD_BATCHES_MAX = 3
-# Of one input's values in one batch, whose dead letters may be as long; one value may be longer.
+# Of one input's records in one batch, whose dead letters are as long; one record may be longer.
 _BATCH_BYTES_MAX = 16 << 20
 
 # For the first record of one input alone, in the search for a damaged one.
@@ -71,7 +72,7 @@ class Input:
 
 
 def _sizes(records: list[Record]) -> list[int]:
-    return [len(record.value or b"") for record in records]
+    return [n_bytes(r) if r.headers else len(r.key or b"") + len(r.value or b"") for r in records]
 
 
 class InputReader:
@@ -90,12 +91,7 @@ class InputReader:
         self._inputs: dict[TopicPartition, Input] = {}
         self._out_of_range: set[int] = set()
         with errors_in_words(config):
-            self._consumer = KafkaConsumer(
-                **{
-                    **consumer_options(config, "input"),
-                    "fetch_max_bytes": 16 << 20,
-                }
-            )
+            self._consumer = make_consumer(config, "input", fetch_max_bytes=16 << 20)
 
     def start_position(self, partition: int) -> Position:
         """Where a partition begins that no worker has ever committed: at its oldest records."""

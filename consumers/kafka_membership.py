@@ -11,16 +11,17 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from consumers.broker import BrokerTimeoutError
-from consumers.kafka_client import consumer_options, errors_in_words, explained, settings_of
+from consumers.kafka_client import errors_in_words, explained, make_consumer, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+    from kafka import KafkaConsumer, TopicPartition
 
     from stream.config import Config
 
@@ -75,20 +76,19 @@ class Membership:
         self._closing = threading.Event()
         session_ms = settings_of(config).session_timeout
         with errors_in_words(config):
-            self._consumer = KafkaConsumer(
-                **{
-                    **consumer_options(config, "member"),
-                    "group_id": group,
-                    "session_timeout_ms": session_ms,
-                    # How long a rebalance waits for a member, and almost how long a member waits
-                    # for the answer. By default one lost answer holds the whole group up for five
-                    # minutes; this thread polls all the time, so no member needs longer than this.
-                    "max_poll_interval_ms": 2 * session_ms,
-                    "heartbeat_interval_ms": min(_HEARTBEAT_MS_MAX, session_ms // 4),
-                    "partition_assignment_strategy": [CooperativeStickyAssignor],
-                    # Never used: what is assigned is paused. But a position there must be.
-                    "auto_offset_reset": "latest",
-                }
+            self._consumer = make_consumer(
+                config,
+                "member",
+                group_id=group,
+                session_timeout_ms=session_ms,
+                # How long a rebalance waits for a member, and almost how long a member waits for
+                # the answer. By default one lost answer holds the whole group up for five minutes;
+                # this thread polls all the time, so no member needs longer than this.
+                max_poll_interval_ms=2 * session_ms,
+                heartbeat_interval_ms=min(_HEARTBEAT_MS_MAX, session_ms // 4),
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                # Never used: what is assigned is paused. But a position there must be.
+                auto_offset_reset="latest",
             )
             self._listener = _Listener(self._consumer)
             self._consumer.subscribe([topic], listener=self._listener)

@@ -7,11 +7,11 @@ from bisect import bisect_left
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from consumers.broker import BrokerTimeoutError, NotRetainedError
-from consumers.kafka_client import consumer_options, errors_in_words, settings_of
+from consumers.kafka_client import errors_in_words, make_consumer, settings_of
 from stream.config import duration_text
 from stream.records import Record
 
@@ -83,9 +83,9 @@ class RangeReader:
         self._stands_at: tuple[TopicPartition, int] | None = None
         self._ahead: list[Record] = []
         with errors_in_words(config):
-            self._consumer = KafkaConsumer(**consumer_options(config, role))
-            self._any_consumer = KafkaConsumer(
-                **{**consumer_options(config, f"{role}-end"), "isolation_level": "read_uncommitted"}
+            self._consumer = make_consumer(config, role)
+            self._any_consumer = make_consumer(
+                config, f"{role}-end", isolation_level="read_uncommitted"
             )
 
     def stands_at(self, topic: str, partition: int, offset: int) -> bool:
@@ -181,6 +181,15 @@ class RangeReader:
                 return records[-1]
             end, n_offsets = step_start, 2 * n_offsets
         return None
+
+    def brokers(self) -> list[str]:
+        """The addresses of all brokers, as far as they are known."""
+        return [
+            f"[{broker.host}]:{broker.port}"
+            if ":" in broker.host
+            else f"{broker.host}:{broker.port}"
+            for broker in self._consumer._cluster.brokers()  # noqa: SLF001
+        ]
 
     def close(self) -> None:
         self._consumer.close(autocommit=False)

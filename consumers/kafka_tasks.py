@@ -30,7 +30,7 @@ from consumers.kafka_input import Input, InputReader
 from consumers.kafka_membership import Membership
 from consumers.kafka_reading import RangeReader
 from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
-from consumers.kafka_transaction import PartitionWriter, Place, Row
+from consumers.kafka_transaction import PartitionWriter, Place, Row, n_bytes
 from stream.align import cut
 from stream.publish import LETTER_HEADERS
 
@@ -55,7 +55,6 @@ _GATHER_S = 0.1
 # Leaves room in 4 MB for what is kept beside a dead letter's value, and the batch around it.
 _VALUE_BYTES_MAX = 3_900_000
 _KEPT_BYTES_MAX = 1_000
-_HEADER_LENGTHS_BYTES = 10
 
 
 class _Task(NamedTuple):
@@ -358,18 +357,12 @@ class KafkaTasks:
         if topic not in self._topics:
             raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
         row = Row(topic, key, value, headers)
-        n_bytes = _n_bytes(row)
+        size = n_bytes(row)
         # Only a dead letter can be so large; the whole record stays where it came from.
-        return row if n_bytes <= _VALUE_BYTES_MAX else _shortened(row, n_bytes)
+        return row if size <= _VALUE_BYTES_MAX else _shortened(row, size)
 
 
-def _n_bytes(row: Row) -> int:
-    """The size of a record before compression, or a little more."""
-    headers = sum(len(n.encode()) + len(v) + _HEADER_LENGTHS_BYTES for n, v in row.headers)
-    return len(row.key or b"") + headers + len(row.value or b"")
-
-
-def _shortened(letter: Row, n_bytes: int) -> Row:
+def _shortened(letter: Row, size: int) -> Row:
     """A dead letter with our own headers, and the beginnings of its key and its value."""
     own = letter.headers[: len(LETTER_HEADERS)]
     return letter._replace(
@@ -377,6 +370,6 @@ def _shortened(letter: Row, n_bytes: int) -> Row:
         value=letter.value and letter.value[:_VALUE_BYTES_MAX],
         headers=(
             *((name, told[:_KEPT_BYTES_MAX]) for name, told in own),
-            ("truncated_from", str(n_bytes).encode()),
+            ("truncated_from", str(size).encode()),
         ),
     )

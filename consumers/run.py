@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PULSE_S = 1.0
 # Much longer than a broker takes that is there, and less than whoever stops us is ready to wait.
-_ANSWER_S = 3.0
+_ANSWER_S = 4.0
 
 
 log = logging.getLogger(__name__)

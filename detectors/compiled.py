@@ -95,7 +95,8 @@ class Loops:
         """`one(row, x, params, found)` takes a value and returns what the step said.
 
         With GROW the value has not been taken. It looks at no types, which takes longer than most
-        steps: `x` is a float, and the others are contiguous arrays of float64.
+        steps: `x` is a float, and the others are contiguous, writable arrays of
+        float64.
         """
         types = (_NUMBERS, numba.float64, _NUMBERS, _NUMBERS)
         return self.one_of_any.compile(types)  # type: ignore[no-any-return]

@@ -207,11 +207,20 @@ def _decode_enveloped(decode: Any, value: bytes, error: msgspec.ValidationError)
     try:
         data = _decode_envelope(value).data
     except _UNREADABLE:
-        raise EventError("invalid_event", str(error)) from None
+        raise EventError("invalid_event", _told(error)) from None
     try:
-        return decode(data)
+        event = decode(data)
+        event.timestamp_ms = _epoch_ms(event.timestamp_ms, "timestamp")
     except _UNREADABLE as inner:
-        raise EventError("invalid_event", f"in the CloudEvent's data: {inner}") from None
+        raise EventError("invalid_event", f"in the CloudEvent's data: {_told(inner)}") from None
+    except EventError as inner:
+        raise EventError(inner.reason, f"in the CloudEvent's data: {inner.detail}") from None
+    return event
+
+
+def _told(error: Exception) -> str:
+    """An error of decoding, with what a time may be in the place of its types."""
+    return str(error).replace("`int | float | str`", "epoch milliseconds or RFC 3339")
 
 
 def _checked_ms(value: _JsonTime, name: str, record_ms: int, limits: EventLimits) -> int:

@@ -264,12 +264,13 @@ class ModelJoin:
 
     def _advance(self, timestamp_ms: int, out: list[Outcome]) -> None:
         """Move the watermark; release what has matured or is too much, drop what is too old."""
-        if timestamp_ms > self._watermark_ms:
+        advanced = timestamp_ms > self._watermark_ms
+        if advanced:
             self._watermark_ms = timestamp_ms
-            if timestamp_ms >= self._sweep_ms:
-                self._sweep()
         if self._held:
             self._release(out)
+        if advanced and timestamp_ms >= self._sweep_ms:
+            self._sweep()
 
     def _release(self, out: list[Outcome]) -> None:
         mature_ms = self._watermark_ms - self._config.label_maturity

@@ -187,6 +187,7 @@ class ModelState:
         self._header_changed = True
 
     def _start(self, version: Version) -> None:
+        self._settle()
         monitor = self._new_monitor(version.spec.task)
         monitor.set_superseded(superseded=True)
         while len(self._versions) >= self._versions_max:

@@ -263,6 +263,18 @@ BAD = {
     ),
     "deep nesting in a CloudEvent": (BOTH, cloud_event(DEEP), "malformed_json", "recursion"),
     "CloudEvent with a bad field": (BOTH, cloud_event(good(model=3)), "invalid_event", "$.model"),
+    "CloudEvent with a bad time": (
+        BOTH,
+        cloud_event(good(timestamp="noon")),
+        "invalid_event",
+        "in the CloudEvent's data: timestamp 'noon' is not RFC 3339 - at `$.timestamp`",
+    ),
+    "a time that is none": (
+        BOTH,
+        good(timestamp=True),
+        "invalid_event",
+        "Expected epoch milliseconds or RFC 3339, got `bool` - at `$.timestamp`",
+    ),
     "CloudEvent without a field": (BOTH, cloud_event(b"{}"), "invalid_event", "prediction_id"),
     "CloudEvent with text data": (
         BOTH,

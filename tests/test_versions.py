@@ -1,6 +1,7 @@
 """Which version may ask: roll-outs, roll-backs, canaries, typos, A/B tests, late labels."""
 
 import random
+from itertools import islice
 
 import msgspec
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.config import load_config
+from stream.engine import Engine
 from stream.serving import Serving, ServingState
-from tests.builders import CALM, T0, Feed, asked, requests_of, run, serve
+from tests.builders import CALM, T0, Feed, asked, requests_of, run, serve, split
 
 CONFIG = load_config({"defaults": CALM})
 # A second detector that finds the same change much later.
@@ -43,6 +45,24 @@ def test_a_new_version_starts_anew_and_asks_for_itself():
     }
     assert {("1", 10), ("1", 150), ("2", 10), ("2", 150)} <= steps
     assert len(steps) == 30
+
+
+@pytest.mark.parametrize("sizes", [(2,), (1, 1)])
+def test_a_version_that_starts_after_its_outcome_monitors_what_comes_then(sizes):
+    feed = Feed()
+    for version in "123":
+        feed.predict(f"of {version}", version=version)
+    few = load_config({"defaults": CALM, "versions_max": 2})
+    before = run(few, feed.merged)
+    engine = Engine(load_config({"defaults": CALM, "versions_max": 9}))
+    engine.restore(before.stored, before.digests[-1])
+    feed.label("of 2")
+    feed.predict("another of 2", version="2")
+    rest = iter(feed.merged[3:])
+    for size in sizes:
+        assert engine.process(*split(list(islice(rest, size)))) == []
+        engine.take_chunks()
+    assert engine.totals().n_outcomes == 1
 
 
 def test_late_labels_of_a_superseded_version_are_measured_and_ask_for_nothing():

@@ -38,7 +38,8 @@ def without_resolving(stage: Stage) -> None:
         action = refuse(UNKNOWN_PRODUCER)
         rule = Rule(action, Api.PRODUCE, client=client, when=has_requests)
         stage.proxy.add(rule)
-        rule.happened.wait(REACH_TIMEOUT_S)
+        if not rule.happened.wait(REACH_TIMEOUT_S):
+            raise HarnessError(f"not within {REACH_TIMEOUT_S:.0f} s: {rule}")
         _wait_for_consequences(stage, partition, time.time() + 1)
 
 
@@ -98,14 +99,23 @@ def run_control(cluster: Cluster, proxy: FaultProxy, folder: Path, name: str, se
     """What becomes of a run without a safeguard."""
     app = f"control-{name}-{uuid.uuid4().hex[:8]}"
     with Stage(cluster, proxy, folder, app, seed, workers=("w1", "w2"), off=(name,)) as stage:
-        for _ in range(ATTEMPTS_MAX):
+        n_done = 0
+        for attempt in range(ATTEMPTS_MAX):
             try:
                 CONTROLS[name](stage)
+                n_done += 1
                 wait_for("a complaint", lambda: stage.watcher.problems, COMPLAINT_TIMEOUT_S)
                 break
             except HarnessError as error:
                 say(f"   not yet noticed: {error}")
+                if not n_done and attempt == ATTEMPTS_MAX - 1:
+                    raise
         return stage.finish(is_patient=False)
+
+
+def is_noticed(verdict: Verdict) -> bool:
+    """Whether the harness has found the damage, and not only that the run came to no end."""
+    return verdict.lost.total() + verdict.repeated.total() > 0
 
 
 def describe(name: str, verdict: Verdict) -> str:
@@ -114,8 +124,8 @@ def describe(name: str, verdict: Verdict) -> str:
         f"lost {verdict.lost.total()}, repeated {verdict.repeated.total()}, "
         f"problems {len(verdict.problems)}"
     )
-    if not verdict.problems:
-        return f"control {name!r} off: NOT NOTICED ({found})"
+    if not is_noticed(verdict):
+        return f"control {name!r} off: NOT NOTICED ({found}): {verdict.problems[:1]}"
     return f"control {name!r} off: failed as it must ({found}), first: {verdict.problems[0]}"
 
 
@@ -132,7 +142,7 @@ def run_controls(cluster: Cluster, proxy: FaultProxy, folder: Path, seed: int) -
             n_missed += 1
         else:
             lines.append(describe(name, verdict))
-            n_missed += not verdict.problems
+            n_missed += not is_noticed(verdict)
         say(lines[-1])
     print("\n".join(lines))
     return 1 if n_missed else 0

@@ -79,6 +79,7 @@ class Watcher:
         self._journal_topic = own_topic(config, JOURNAL_SUFFIX)
         self._state_topic = own_topic(config, STATE_SUFFIX)
         self._n_parts: dict[tuple[int, bytes], int] = {}
+        self._counted: dict[int, int] = {}
         topics = config.topics
         outputs = [topics.retrain, topics.alarms, topics.metrics, topics.dead_letters]
         self._topics = [*outputs, self._journal_topic, self._state_topic]
@@ -110,7 +111,10 @@ class Watcher:
 
     def _take(self, record: Record) -> None:
         if record.topic == self._state_topic:
-            self._count_part(record)
+            # A new reader starts at the beginning.
+            if record.offset >= self._counted.get(record.partition, 0):
+                self._counted[record.partition] = record.offset + 1
+                self._count_part(record)
             return
         place = (record.topic, record.partition, record.offset)
         if place in self.seen:

@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from tests.faults.controls import CONTROLS, run_control
+from tests.faults.controls import CONTROLS, describe, is_noticed, run_control
 from tests.faults.run import run, table
 from tests.kafka.proxy import FaultProxy
 
@@ -45,5 +45,4 @@ def test_nothing_is_lost_and_nothing_repeated(kafka_cluster3, proxy, tmp_path):
 @pytest.mark.parametrize("safeguard", CONTROLS)
 def test_without_a_safeguard_it_is_noticed(kafka_cluster3, proxy, tmp_path, safeguard):
     verdict = run_control(kafka_cluster3, proxy, tmp_path, safeguard, SEED)
-    assert verdict.problems
-    assert verdict.lost.total() + verdict.repeated.total() > 0, verdict.problems
+    assert is_noticed(verdict), describe(safeguard, verdict)

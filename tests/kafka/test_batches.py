@@ -19,6 +19,13 @@ def bytes_max(monkeypatch):
     monkeypatch.setattr(kafka_input, "_BATCH_BYTES_MAX", 100)
 
 
+def test_keys_and_headers_are_bytes_too():
+    i = Input(TopicPartition("p", 0), 0, 1000)
+    i.put([Record("p", 0, n, 0, bytes(30), None, (("h", bytes(30)),)) for n in range(8)])
+    assert i.batch_size(BATCH_MAX) == 1
+    assert i.is_ahead(3, BATCH_MAX)
+
+
 def filled(*sizes):
     i = Input(TopicPartition("p", 0), 0, 1000)
     i.put([Record("p", 0, n, 0, None, bytes(size) or None) for n, size in enumerate(sizes)])

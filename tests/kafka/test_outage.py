@@ -12,7 +12,9 @@ import yaml
 
 from consumers import kafka_tasks
 from consumers.broker import BrokerTimeoutError
+from consumers.kafka_client import any_answers
 from consumers.kafka_tasks import KafkaTasks
+from stream.config import load_config
 from tests.kafka.apps import app_settings, eventually, make_app, take_over
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -85,6 +87,13 @@ def test_nothing_is_taken_over_while_nothing_answers(
         assert time.monotonic() - began_s < 1
         kafka_proxy.heal(1)
         assert take_over(tasks, 0).keys() == {0}
+
+
+def test_brokers_that_were_found_are_asked_as_well(kafka):
+    # Nothing listens on port 1.
+    config = load_config({"broker": {"kind": "kafka", "bootstrap_servers": "127.0.0.1:1"}})
+    assert not any_answers(config, [], 1)
+    assert any_answers(config, [kafka.bootstrap], 5)
 
 
 @pytest.mark.slow

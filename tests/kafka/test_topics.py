@@ -1,6 +1,7 @@
 """What is said of topics, and of brokers, that are not what the promises need."""
 
 import time
+from contextlib import closing
 
 import pytest
 from kafka import KafkaAdminClient
@@ -9,6 +10,7 @@ from kafka.protocol.broker_version_data import BrokerVersionData
 
 from consumers.broker import BrokerError, Commit, Position
 from consumers.kafka import KafkaBroker
+from consumers.kafka_client import make_consumer, make_producer
 from consumers.kafka_topics import Admin
 from stream.records import Output
 from tests.kafka.apps import app_settings, eventually, make_app, take_over
@@ -124,3 +126,10 @@ def test_three_replicas_of_which_one_alone_may_acknowledge(kafka, kafka_proxy, a
         check(app)
     configure(kafka, topic, {"min.insync.replicas": "2"})
     assert check(app) == 1
+
+
+def test_no_client_has_brokers_make_a_topic(app):
+    with closing(make_consumer(app, "test")) as consumer:
+        assert not consumer._cluster.metadata_request().allow_auto_topic_creation
+    with closing(make_producer(app, "test")) as producer:
+        assert not producer._metadata.metadata_request().allow_auto_topic_creation
