@@ -131,7 +131,7 @@ def test_a_wrong_password_is_refused(kafka_secured, password, accepted):
     assert (answer.error_code == 0) is accepted
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_what_is_acknowledged_outlives_any_one_node(kafka_cluster3, kafka_prefix):
     cluster, topic = kafka_cluster3, kafka_prefix
     create_topic(cluster.bootstrap, topic, n_partitions=1)
@@ -149,7 +149,7 @@ def test_what_is_acknowledged_outlives_any_one_node(kafka_cluster3, kafka_prefix
         cluster.wait_in_sync(topic, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_restarted_node_keeps_its_ports_and_has_its_place_again(kafka_cluster3):
     cluster = kafka_cluster3
     assert cluster.coordinator_of_transaction("any") in cluster.nodes
