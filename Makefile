@@ -12,7 +12,7 @@ PEERS_OR_OURS = $(firstword $(wildcard $(PEERS)/bin/python) $(BIN)/python)
 .PHONY: help demo test lint check bench bench-takeover bench-detectors peers quality quality-short quality-defaults faults faults-short faults-controls docs kafka kafka-stop clean
 
 help: ## Show the targets.
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; set PYTHON=/path/to/python" >&2; exit 1; }

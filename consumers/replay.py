@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumers.csv_rows import (
+    CLASSES_MAX,
     ColumnError,
     CsvError,
     Row,
@@ -201,6 +202,12 @@ class CsvReplay:
                 f"classification, and {options.target!r} has {len(set(values)):,} distinct numbers"
                 f" in {len(values):,} rows, too many for classes or with fractions;"
                 " use --task regression, or a target with classes",
+            )
+        if self.task == "classification" and len(set(values)) > max(CLASSES_MAX, len(values) / 2):
+            raise OptionError(
+                "target",
+                f"{options.target!r} has {len(set(values)):,} distinct values in"
+                f" {len(values):,} rows, too many for classes; use another column",
             )
         # Where some class is text, `7` is the name of a class too.
         self._text_target = self.task == "classification" and any(

@@ -32,7 +32,7 @@ _ALARM_FIELDS = (
 def summarize(
     broker: Broker, config: Config, partitions: Collection[int], totals: Totals, seconds: float
 ) -> dict[str, Any]:
-    """What has been seen and found since the topics were made, and how long processing took.
+    """What has been seen and found since the topics were made, and how long the run was.
 
     Counts and findings go together: both are of the partitions that the worker had at its end, and
     cover earlier runs as well, so that a run that was killed and started again sums up the same as
@@ -43,7 +43,7 @@ def summarize(
         config: the whole configuration.
         partitions: those that the totals are of.
         totals: the counts.
-        seconds: how long processing took in this run, without its start and its end.
+        seconds: how long this run was, with its waiting but without its start and its end.
     """
 
     def found(topic: str) -> Iterator[Record]:
@@ -64,6 +64,7 @@ def summarize(
             "orphaned": totals.n_orphaned,
             "pending": totals.n_pending,
             "held": totals.n_held,
+            "duplicate_predictions": totals.n_duplicate_predictions,
         },
         "n_models_evicted": totals.n_evicted,
         "alarms": [{field: alarm[field] for field in _ALARM_FIELDS} for alarm in alarms],
@@ -74,16 +75,18 @@ def summarize(
 
 def describe(summary: Mapping[str, Any]) -> str:
     """A summary as one line."""
+    n_repeated = summary["join"]["duplicate_predictions"]
+    repeated = f" ({n_repeated:,} of known ids, ignored)" if n_repeated else ""
     n_held = summary["join"]["held"]
     held = f" ({n_held:,} held by label_maturity)" if n_held else ""
     return (
-        f"in all{_of_which(summary)} {counted(summary['n_predictions'], 'prediction')},"
+        f"in all{_of_which(summary)} {counted(summary['n_predictions'], 'prediction')}{repeated},"
         f" {counted(summary['n_labels'], 'label')},"
         f" {counted(summary['n_outcomes'], 'outcome')}{held},"
         f" {counted(summary['n_dead_letters'], 'dead letter')};"
         f" {counted(len(summary['alarms']), 'alarm')},"
         f" {counted(len(summary['retrain_requests']), 'retrain request')};"
-        f" processing took {summary['seconds']:.1f} s"
+        f" ran for {summary['seconds']:.1f} s"
     )
 
 

@@ -369,8 +369,8 @@ def metric_histories(
 def _metric_histories(config: Config, run_id: str | None, model: str | None) -> list[MetricHistory]:
     if config.mlflow.tracking_uri is None and not default_store(config).exists():
         raise TrackingError(
-            f"nothing is logged yet: {default_store(config)} does not exist; "
-            "`streamgauge run` makes it"
+            f"nothing is logged yet: {default_store(config)} does not exist; `streamgauge run` "
+            "makes it with a model's first metrics, after `metrics.every` outcomes"
         )
     client = connect(config)
     if run_id is not None:

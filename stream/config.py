@@ -8,6 +8,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -57,6 +58,15 @@ def duration_text(value_ms: int) -> str:
         if value_ms % size == 0 and (value_ms or unit == "s"):
             return f"{value_ms // size}{unit}"
     return f"{value_ms}ms"
+
+
+_ADDRESSES = r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$"
+
+
+def _addresses(value: str) -> str:
+    if re.match(_ADDRESSES, value) is None:
+        raise ValueError(f"write HOST:PORT[,HOST:PORT...], such as localhost:9092, got {value!r}")
+    return value
 
 
 # A duration in the file is text; in the program it is whole milliseconds.
@@ -165,8 +175,8 @@ class KafkaBroker(_Section):
     """Apache Kafka, 3.6 or newer."""
 
     kind: Literal["kafka"]
-    bootstrap_servers: str = Field(
-        pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$", description="HOST:PORT[,HOST:PORT...]"
+    bootstrap_servers: Annotated[str, AfterValidator(_addresses)] = Field(
+        json_schema_extra={"pattern": _ADDRESSES}, description="HOST:PORT[,HOST:PORT...]"
     )
     security: KafkaSecurity = KafkaSecurity()
     partitions: int = Field(6, ge=1, le=1024, description="of every topic, when they are made")

@@ -86,7 +86,11 @@ class OffsetRange(_Contract):
 
 
 class RetrainWindow(_Contract):
-    """The outcomes from the estimated onset to the request: what there is to retrain on so far."""
+    """The outcomes from the estimated onset to the request: what there is to retrain on so far.
+
+    They are kept in blocks of 32, of more the older they are: the window begins with the block that
+    the onset lies in.
+    """
 
     outcome_from: int = Field(description="index of the first outcome of the window")
     outcome_to: int = Field(description="index after the last outcome of the window")
@@ -100,7 +104,7 @@ class RetrainWindow(_Contract):
 
 
 class BeforeAfter(_Contract):
-    """A metric's mean before the estimated onset and since; null where nothing is known."""
+    """A metric's mean before the window, since the version's start, and in it; null: not known."""
 
     before: float | None
     after: float | None

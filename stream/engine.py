@@ -58,6 +58,7 @@ class Totals(NamedTuple):
     n_pending: int
     n_evicted: int
     n_held: int
+    n_duplicate_predictions: int
 
 
 class _Counts(Struct, array_like=True):
@@ -341,6 +342,7 @@ class Engine:
             sum(model.join.n_pending for model in self._models.values()),
             self._counts.n_evicted,
             sum(model.join.n_held for model in self._models.values()),
+            c.n_duplicate_predictions,
         )
 
 

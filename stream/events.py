@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,9 @@ from stream.config import EventLimits, Task
 
 # What decoding raises; RecursionError comes of deep nesting.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+# What Python's `json` writes of them.
+_NOT_FINITE = re.compile(rb"\b(NaN|Infinity)\b").search
 
 # 1973 and 9999: epoch seconds taken for milliseconds fall before, microseconds after.
 _EARLIEST_MS = 100_000_000_000
@@ -185,7 +189,8 @@ def _decode(decode: Any, value: bytes | None, record_timestamp_ms: int, limits: 
     except msgspec.ValidationError as error:
         event = _decode_enveloped(decode, value, error)
     except _UNREADABLE as error:
-        raise EventError("malformed_json", str(error)) from None
+        hint = "; JSON has no NaN or Infinity, leave the field out" if _NOT_FINITE(value) else ""
+        raise EventError("malformed_json", f"{error}{hint}") from None
     timestamp_ms = event.timestamp_ms
     # In the usual case there is nothing to convert and nothing to refuse.
     if not (

@@ -133,9 +133,9 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         if self.task == "regression":
             return f"{name} {value!r} is not a number; the task is regression"
         if _kind(value) != self.values:
+            kind = "text" if self.values == "text" else "a number"
             return (
-                f"{name} {value!r} is {_kind(value)}, but the predictions are {self.values};"
-                " send classes as one type"
+                f"{name} {value!r} is not {kind}, as the predictions are; send classes as one type"
             )
         return (
             f"{name} {value!r} is not a class, and the task is classification;"

@@ -444,6 +444,7 @@ def test_replay_and_run_sum_up_what_was_seen_and_found(streamgauge, csv_path, tm
             "orphaned": 0,
             "pending": n_never,
             "held": 0,
+            "duplicate_predictions": 0,
         },
         "n_models_evicted": 0,
     }
@@ -493,7 +494,7 @@ def test_a_second_run_sums_up_the_first_as_well(streamgauge, worked, tmp_path):
     ended = streamgauge("run", "--until-idle", "--no-sink", "--summary", path, "--data-dir", worked)
     assert ended.err.splitlines()[-1].startswith(
         "in all 250 predictions, 250 labels, 250 outcomes, 2 dead letters; 0 alarms,"
-        " 0 retrain requests; processing took "
+        " 0 retrain requests; ran for "
     )
     assert json.loads(path.read_text())["n_dead_letters"] == 2
 

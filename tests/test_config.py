@@ -24,6 +24,10 @@ def test_nothing_is_a_configuration():
 BAD = {
     "a list": ([], "mapping"),
     "unknown section": ({"brokers": {}}, "brokers: unknown key"),
+    "a broker without its port": (
+        {"broker": {"kind": "kafka", "bootstrap_servers": "localhost"}},
+        "broker.bootstrap_servers: write HOST:PORT[,HOST:PORT...]",
+    ),
     "unknown key": ({"defaults": {"join": {"pending": 3}}}, "defaults.join.pending: unknown key"),
     "unknown key of a model": ({"models": {"m": {"los": 1}}}, "models.m.los: unknown key"),
     "a key that is no text": ({3: 4}, "3: "),

@@ -57,6 +57,12 @@ BAD = {
     "empty": (BOTH, b"", "empty_value", "no value"),
     "blank": (BOTH, b"  ", "malformed_json", "truncated"),
     "truncated": (BOTH, good()[:40], "malformed_json", "truncated"),
+    "what json.dumps makes of NaN": (
+        BOTH,
+        with_literal("task", b"NaN"),
+        "malformed_json",
+        "JSON has no NaN or Infinity",
+    ),
     "no json": (BOTH, b"prediction=1", "malformed_json", "byte 0"),
     "two values": (BOTH, good() + good(), "malformed_json", "trailing"),
     "utf-16": (BOTH, good().decode().encode("utf-16"), "malformed_json", "byte 0"),

@@ -117,6 +117,13 @@ def test_a_quantity_is_refused_as_classes_before_anything_is_trained(tmp_path, m
         CsvReplay(options(path, task="classification", train_rows=100))
 
 
+def test_names_are_refused_as_classes_before_anything_is_trained(tmp_path, monkeypatch):
+    path = write(tmp_path, "x,class\n" + "".join(f"{i},customer {i}\n" for i in range(200)))
+    monkeypatch.setattr(CsvReplay, "_deploy", None)
+    with pytest.raises(ReplayError, match="'class' has 100 distinct values in 100 rows"):
+        CsvReplay(options(path, train_rows=100))
+
+
 def test_many_classes_that_are_numbers_are_taken_as_asked(tmp_path):
     rows = "".join(f"{i % 26},{i % 26}\n" for i in range(160))
     path = write(tmp_path, "x,class\n" + rows)

@@ -9,6 +9,7 @@ from consumers.settings import open_broker
 from consumers.summary import describe, read_all, summarize
 from consumers.worker import Worker
 from stream.config import load_config
+from tests.builders import Feed
 from tests.harness import STATE_KEY, crowded_config, send, traffic
 
 N_PARTITIONS = 4
@@ -64,3 +65,17 @@ def test_the_line_says_which_partitions_where_it_is_not_all(tmp_path, partitions
         summary = summarize(broker, config, partitions, totals, 1.0)
     assert summary["partitions"] == sorted(partitions)
     assert describe(summary).startswith(beginning)
+
+
+def test_the_line_says_how_many_predictions_were_repeated(tmp_path):
+    config = load_config({"broker": {"data_dir": str(tmp_path)}})
+    feed = Feed()
+    for i in range(15):
+        feed.predict(f"{i % 5}")
+    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+        send(broker, [("predictions", r.value, r.key, (), r.timestamp_ms) for r in feed.merged])
+        worker = Worker(config, tasks)
+        worker.run(until_idle=True, should_stop=lambda: False)
+        summary = summarize(broker, config, worker.partitions(), worker.totals(), 1.0)
+    assert summary["join"]["duplicate_predictions"] == 10
+    assert "in all 15 predictions (10 of known ids, ignored), " in describe(summary)
