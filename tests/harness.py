@@ -69,7 +69,7 @@ def crowded_config(folder, *, batch_max=50, learner=False, **sections):
 
 
 def traffic(seed, n_per_model):
-    """Predictions, their labels (late, early, twice, corrected, never), and poison between them.
+    """Predictions, some twice, their labels (late, early, twice, never), and poison between them.
 
     The records of all models in the order in which they are sent.
     """
@@ -96,6 +96,8 @@ def traffic(seed, n_per_model):
         early = [label for label in labels if label[0] <= row]
         sent.extend(label for _, label in early)
         sent.append(prediction)
+        if row % 50 == 7:
+            sent.append(prediction)
         for due_row, label in labels:
             if due_row > row:
                 heapq.heappush(due, (due_row, len(sent) + len(due), label))

@@ -419,7 +419,7 @@ def test_onsets_do_not_depend_on_cuts_or_restarts(seed, share, sizes):
         "quick": {"kind": "PageHinkley", "params": {"threshold": 3, "min_instances": 5}},
         "ddm": {"kind": "DDM", "params": {"warm_start": 10}},
     }
-    values = sparse_stream(share, (0.1, 1500), (0.9, 1500), (0.1, 1500), (0.6, 1500), seed=seed)
+    values = sparse_stream(share, (0.1, 600), (0.9, 400), (0.1, 600), (0.6, 400), seed=seed)
     values[::50] = 0.5
     whole, signal = signal_with(**detectors), signal_with(**detectors)
     expected = whole.update(values, 7)
@@ -428,6 +428,8 @@ def test_onsets_do_not_depend_on_cuts_or_restarts(seed, share, sizes):
         size = sizes[i % len(sizes)]
         said += signal.update(values[start : start + size], 7 + start)
         start, i = start + size, i + 1
+        if i % 3:
+            continue
         state = msgspec.msgpack.encode(signal.state())
         signal = signal_with(**detectors)
         assert signal.restore(msgspec.msgpack.decode(state)) == []
