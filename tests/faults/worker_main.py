@@ -160,13 +160,13 @@ def switch_off(safeguard, points):
         PartitionWriter._resolve = lambda _, __: []
         kafka_transaction._check_place = lambda _, __: None
     elif safeguard == "fencing":
-        make = kafka_transaction.KafkaProducer
+        make = kafka_transaction.make_producer
 
-        def unfenced(**options):
+        def unfenced(config, role, **options):
             own = f"{options['transactional_id']}-{os.getpid()}"
-            return make(**{**options, "transactional_id": own})
+            return make(config, role, **{**options, "transactional_id": own})
 
-        kafka_transaction.KafkaProducer = unfenced
+        kafka_transaction.make_producer = unfenced
     elif safeguard == "restore":
         kafka_transaction._check_place = lambda _, __: None
 
