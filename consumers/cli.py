@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _TRACEBACK_VARIABLE = "STREAMGAUGE_TRACEBACK"
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
 _PIPE_WIDTH = 400
 
 # What the command line calls an option otherwise than the module does.

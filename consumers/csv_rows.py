@@ -137,6 +137,15 @@ def are_many(targets: Sequence[Value]) -> bool:
     return len(numbers) > max(CLASSES_MAX, len(targets) / 5)
 
 
+def are_names(targets: Sequence[Value]) -> bool:
+    """Whether targets cannot be classes, numbers or not: fewer than two rows to one of them.
+
+    >>> are_names([f"customer {i}" for i in range(100)]), are_names(["yes", "no"])
+    (True, False)
+    """
+    return len(set(targets)) > max(CLASSES_MAX, len(targets) / 2)
+
+
 def infer_task(targets: Iterable[Value]) -> Task:
     """Whether a target is a class or a quantity: text or few whole numbers are classes.
 

@@ -113,7 +113,7 @@ def client_options(config: Config, role: str) -> dict[str, Any]:
     }
 
 
-def consumer_options(config: Config, role: str) -> dict[str, Any]:
+def _consumer_options(config: Config, role: str) -> dict[str, Any]:
     """Keyword arguments for `KafkaConsumer`: raw bytes, committed records, explicit positions."""
     return {
         **client_options(config, role),
@@ -126,7 +126,7 @@ def consumer_options(config: Config, role: str) -> dict[str, Any]:
     }
 
 
-def producer_options(config: Config, role: str) -> dict[str, Any]:
+def _producer_options(config: Config, role: str) -> dict[str, Any]:
     """Keyword arguments for `KafkaProducer`: idempotent, all replicas, few requests."""
     return {
         **client_options(config, role),
@@ -140,15 +140,15 @@ def producer_options(config: Config, role: str) -> dict[str, Any]:
 
 
 def make_consumer(config: Config, role: str, **options: Any) -> KafkaConsumer:
-    """A consumer with `consumer_options` and others; brokers make no topic because of it."""
-    consumer = KafkaConsumer(**{**consumer_options(config, role), **options})
+    """A consumer with our options and others; brokers make no topic because of it."""
+    consumer = KafkaConsumer(**{**_consumer_options(config, role), **options})
     _forbid_topics(consumer._cluster)  # noqa: SLF001
     return consumer
 
 
 def make_producer(config: Config, role: str, **options: Any) -> KafkaProducer:
-    """A producer with `producer_options` and others; brokers make no topic because of it."""
-    producer = KafkaProducer(**{**producer_options(config, role), **options})
+    """A producer with our options and others; brokers make no topic because of it."""
+    producer = KafkaProducer(**{**_producer_options(config, role), **options})
     _forbid_topics(producer._metadata)  # noqa: SLF001
     return producer
 

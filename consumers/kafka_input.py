@@ -47,32 +47,27 @@ class Input:
 
     def put(self, records: list[Record]) -> None:
         self.ahead = self.ahead + records if self.ahead else records
-        self._ahead_bytes += sum(_sizes(records))
+        self._ahead_bytes += sum(map(n_bytes, records))
         self.next_offset = records[-1].offset + 1
 
     def take(self, n_records: int) -> list[Record]:
         taken, self.ahead = self.ahead[:n_records], self.ahead[n_records:]
-        if len(taken) < len(self.ahead):
-            self._ahead_bytes -= sum(_sizes(taken))
-        else:
-            self._ahead_bytes = sum(_sizes(self.ahead))
+        self._ahead_bytes -= sum(map(n_bytes, taken))
         return taken
 
     def is_ahead(self, n_batches: int, batch_max: int) -> bool:
         """Whether that many batches of `batch_max` records have been read, or as many bytes."""
-        n_bytes = n_batches * _BATCH_BYTES_MAX
-        return len(self.ahead) >= n_batches * batch_max or self._ahead_bytes >= n_bytes
+        return (
+            len(self.ahead) >= n_batches * batch_max
+            or self._ahead_bytes >= n_batches * _BATCH_BYTES_MAX
+        )
 
     def batch_size(self, batch_max: int) -> int:
         """How many of the records ahead one batch may hold."""
         if self._ahead_bytes <= _BATCH_BYTES_MAX:
             return batch_max
-        ends = list(accumulate(_sizes(self.ahead)))
+        ends = list(accumulate(map(n_bytes, self.ahead)))
         return max(1, min(batch_max, bisect_right(ends, _BATCH_BYTES_MAX)))
-
-
-def _sizes(records: list[Record]) -> list[int]:
-    return [n_bytes(r) if r.headers else len(r.key or b"") + len(r.value or b"") for r in records]
 
 
 class InputReader:

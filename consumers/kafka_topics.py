@@ -70,17 +70,22 @@ def plan_topics(config: Config, n_partitions: int, replication: int) -> list[Top
     }
     configs = {
         **dict.fromkeys(config.topics.model_dump().values(), kept),
-        **dict.fromkeys(published_topics(config), published),
+        **dict.fromkeys(_published(config), published),
         own_topic(config, STATE_SUFFIX): compacted,
     }
     return [TopicPlan(name, n_partitions, replication, c) for name, c in configs.items()]
 
 
-def published_topics(config: Config) -> list[str]:
+def _published(config: Config) -> list[str]:
     """The topics that only workers write to, but for their state."""
     topics = config.topics
     outputs = [topics.metrics, topics.alarms, topics.retrain, topics.dead_letters]
     return [*outputs, own_topic(config, JOURNAL_SUFFIX)]
+
+
+def written_topics(config: Config) -> list[str]:
+    """All topics that only workers write to."""
+    return [*_published(config), own_topic(config, STATE_SUFFIX)]
 
 
 class Admin:
@@ -199,10 +204,7 @@ class Admin:
             record_bytes = _RECORD_BYTES_MAX if name == letters else _RECORD_BYTES_MIN
             yield from _setting_problems(name, config, record_bytes, is_state=name == state)
             yield from _replica_problems(name, config, existing[name]["partitions"])
-            if (
-                name in published_topics(self._config)
-                and config[_TIMESTAMP_TYPE] != "LogAppendTime"
-            ):
+            if name in _published(self._config) and config[_TIMESTAMP_TYPE] != "LogAppendTime":
                 yield (
                     f"{name}: {_TIMESTAMP_TYPE} must be LogAppendTime, or what is published of old"
                     " events is deleted at once"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumers.broker import BrokerTimeoutError, FencedError
 from consumers.kafka_client import abandon, errors_in_words, make_producer
-from consumers.kafka_topics import STATE_SUFFIX, own_topic, published_topics
+from consumers.kafka_topics import written_topics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +47,10 @@ class Row(NamedTuple):
 
 def n_bytes(record: Row | Record) -> int:
     """The size of a record before compression, or a little more."""
-    headers = sum(len(n.encode()) + len(v) + _HEADER_LENGTHS_BYTES for n, v in record.headers)
-    return len(record.key or b"") + headers + len(record.value or b"")
+    size = len(record.key or b"") + len(record.value or b"")
+    for name, value in record.headers:
+        size += len(name.encode()) + len(value) + _HEADER_LENGTHS_BYTES
+    return size
 
 
 class Place(NamedTuple):
@@ -80,8 +82,7 @@ class PartitionWriter:
                 retry_backoff_ms=_RETRY_BACKOFF_MS,
             )
             # All at once, meanwhile: the first record for each topic would wait 100 ms for it.
-            topics = [*published_topics(config), own_topic(config, STATE_SUFFIX)]
-            self._producer._metadata.set_topics(topics)  # noqa: SLF001 - no public way
+            self._producer._metadata.set_topics(written_topics(config))  # noqa: SLF001 - no public way
             try:
                 self._fence()
             except BaseException:

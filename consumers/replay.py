@@ -13,13 +13,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumers.csv_rows import (
-    CLASSES_MAX,
     ColumnError,
     CsvError,
     Row,
     Target,
     Value,
     are_many,
+    are_names,
     count_rows,
     infer_task,
     parse_value,
@@ -203,7 +203,7 @@ class CsvReplay:
                 f" in {len(values):,} rows, too many for classes or with fractions;"
                 " use --task regression, or a target with classes",
             )
-        if self.task == "classification" and len(set(values)) > max(CLASSES_MAX, len(values) / 2):
+        if self.task == "classification" and are_names(values):
             raise OptionError(
                 "target",
                 f"{options.target!r} has {len(set(values)):,} distinct values in"

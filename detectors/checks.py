@@ -69,12 +69,13 @@ def counts(kind: str, name: str, values: Any, low: float, high: float) -> None:
     Raises:
         ValueError: one is not.
     """
-    for value in np.ravel(values):
-        if not (low <= value <= high and value == np.floor(value)):
-            raise ValueError(
-                f"the row in this state of {kind} is damaged: {name} is a whole number from "
-                f"{low:g} to {high:g}, got {value:g}; start it anew"
-            )
+    values = np.ravel(values)
+    damaged = values[~((values >= low) & (values <= high) & (values == np.floor(values)))]
+    if len(damaged):
+        raise ValueError(
+            f"the row in this state of {kind} is damaged: {name} is a whole number from "
+            f"{low:g} to {high:g}, got {damaged[0]:g}; start it anew"
+        )
 
 
 def real(name: str, value: float, *, low: float, high: float, open_at: str = "") -> float:

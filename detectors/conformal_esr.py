@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from detectors import checks
 from detectors.compiled import (
@@ -21,8 +21,6 @@ from detectors.compiled import (
 from detectors.row import RowDetector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -324,20 +322,8 @@ class ConformalESR(RowDetector):
         baseline = [0.0] * (_BETS - 1 + _PER_BET * len(bets) + 3 * size)
         super().__init__(params, numbers, baseline)
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The detector that `state()` described.
-
-        Raises:
-            ValueError: the state is of another detector or format, or damaged.
-        """
-        self = super().from_state(state)
-        # By these the compiled step finds its way in the row.
-        n_edges = self._row[_N_EDGES]
-        limit = min(self._row[_N], self._params["reference_max"])
-        if not (0 <= n_edges <= limit and n_edges == int(n_edges)):
-            raise ValueError(f"the row in this state of {cls.kind} is damaged; start it anew")
-        return self
+    def _counts(self, row: NDArray[np.float64]) -> dict[str, tuple[Any, float, float]]:
+        return {"edges": (row[_N_EDGES], 0, min(row[_N], self._params["reference_max"]))}
 
     def readings(self) -> dict[str, float]:
         """The `statistic`, its `threshold`, and the `mean` since the baseline, 0 right after it."""

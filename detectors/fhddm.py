@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from detectors import checks
 from detectors.compiled import (
@@ -21,8 +21,6 @@ from detectors.compiled import (
 from detectors.row import RowDetector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -151,18 +149,8 @@ class FHDDM(RowDetector):
         ]
         super().__init__(params, numbers, [0.0] * (_RING - 1 + size))
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The detector that `state()` described.
-
-        Raises:
-            ValueError: the state is of another detector or format, or damaged.
-        """
-        self = super().from_state(state)
-        # It is a position, and compiled code does not check those.
-        if not 0 <= self._row[_OLDEST] < self._params["sliding_window_size"]:
-            raise ValueError("the row in this state of FHDDM is damaged; start it anew")
-        return self
+    def _counts(self, row: NDArray[np.float64]) -> dict[str, tuple[Any, float, float]]:
+        return {"oldest": (row[_OLDEST], 0, self._params["sliding_window_size"] - 1)}
 
     def readings(self) -> dict[str, float]:
         """The long window's `statistic` and `mean`, 0 until it is full, and its `threshold`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -24,8 +24,6 @@ from detectors.compiled import (
 from detectors.row import RowDetector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
 # Far enough from the largest number that sums of squares stay finite.
@@ -310,19 +308,11 @@ class FOCuS(RowDetector):
             "dropped": float(self._row[_N_DROPPED]),
         }
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The detector that `state()` described.
-
-        Raises:
-            ValueError: the state is of another detector or format, or damaged.
-        """
-        self = super().from_state(state)
-        # The compiled code goes by these without looking.
-        for at in (_RISES, _FALLS):
-            if self._row[at] not in range(_CAPACITY + 1):
-                raise ValueError(f"the row in this state of {cls.kind} is damaged; start it anew")
-        return self
+    def _counts(self, row: NDArray[np.float64]) -> dict[str, tuple[Any, float, float]]:
+        return {
+            "candidates for rises": (row[_RISES], 0, _CAPACITY),
+            "candidates for falls": (row[_FALLS], 0, _CAPACITY),
+        }
 
 
 def threshold_for(false_alarm_every: int) -> float:

@@ -367,20 +367,19 @@ class KSWIN(RowDetector):
             ValueError: the state is of another detector or format, or damaged.
         """
         self = super().from_state(state)
-        size, recent = self._params["window_size"], self._params["stat_size"]
-        row = self._row
-        ranges = (
-            (row[_HELD], size),
-            (row[_OLDEST], size - 1),
-            (row[_USED], _N_WORDS),
-            (row[_WORDS:_RING], 2**32 - 1),
-            (row[_RING + size : _RING + 3 * size], recent),
-        )
-        # They become positions, which compiled code does not check.
-        is_whole = all(np.all((values >= 0) & (values <= high)) for values, high in ranges)
-        if not (is_whole and self._counts_fit()):
+        if not self._counts_fit():
             raise ValueError("the row in this state of KSWIN is damaged; start it anew")
         return self
+
+    def _counts(self, row: NDArray[np.float64]) -> dict[str, tuple[Any, float, float]]:
+        size, recent = self._params["window_size"], self._params["stat_size"]
+        return {
+            "held": (row[_HELD], 0, size),
+            "oldest": (row[_OLDEST], 0, size - 1),
+            "used words": (row[_USED], 0, _N_WORDS),
+            "word": (row[_WORDS:_RING], 0, 2**32 - 1),
+            "recent values below": (row[_RING + size : _RING + 3 * size], 0, recent),
+        }
 
     def _used(self, row: NDArray[np.float64]) -> int:  # noqa: ARG002
         return _RING + 3 * int(self._params["window_size"])

@@ -108,24 +108,17 @@ class ModelState:
         waiting = self.join.waiting(event.prediction_id)
         if event.prediction is not None and event.version is not None:
             values = (event.prediction, event.label)
-            spec = self._spec(self._versions.get(event.version), Evidence.of(event, *values))
+            spec = self._spec(self._versions.get(event.version), event, *values)
             spec.check("label", event.label, self._config)
             predicted_ms = event.timestamp_predicted_ms or event.timestamp_ms
             self._see(event.version, event, predicted_ms, *values)
         elif waiting is not None and (version := self._versions.get(waiting.version)) is not None:
-            self._check_waited_for(event.label, waiting, version)
+            spec = self._spec(version, waiting, waiting.y_pred, event.label)
+            spec.check("label", event.label, self._config)
+            self._revise(version, spec)
         else:
             self._check_label(event.label, waiting.version if waiting else event.version)
         self.join.add_label(event, offset, self._out)
-
-    def _check_waited_for(self, label: Value, waiting: Pending, version: Version) -> None:
-        spec = version.spec
-        if not self._is_final(version, waiting.task):
-            has_probability = waiting.probability is not None
-            seen = Evidence((waiting.y_pred, label), waiting.task, has_probability)
-            spec = self._spec(version, seen)
-        spec.check("label", label, self._config)
-        self._revise(version, spec)
 
     def _check_label(self, label: Value, name: str | None) -> None:
         """Check a label of a version, or of any (None), whose prediction is not here.
@@ -143,31 +136,28 @@ class ModelState:
         if problems and problems[0] is not None and all(problems):
             raise problems[0]
 
-    def _is_final(self, version: Version, declared: Task | None) -> bool:
-        """Whether what an event says of its version's task can change nothing any more."""
-        task = declared or self._settled_task
-        return version.spec.is_final(task, settled=version.settled)
-
-    def _spec(self, version: Version | None, seen: Evidence) -> TaskSpec:
-        """The task of a version, with what is seen of it now; None for one that is new."""
+    def _spec(
+        self, version: Version | None, event: Prediction | Label | Pending, *values: Value
+    ) -> TaskSpec:
+        """The task of a version, None for a new one, with what an event of these values says."""
         if version is None:
-            return TaskSpec.of(seen, self._config)
+            return TaskSpec.of(Evidence.of(event, *values), self._config)
+        if version.spec.is_final(event.task or self._settled_task, settled=version.settled):
+            return version.spec
+        seen = Evidence.of(event, *values)
         return version.spec.revised(seen, self._config, settled=version.settled)
 
     def _see(self, name: str, event: Prediction | Label, predicted_ms: int, *values: Value) -> None:
         """Note which version predicts; check that its prediction, the first of `values`, fits."""
         version = self._versions.get(name)
-        if version is not None and self._is_final(version, event.task):
-            version.spec.check("prediction", values[0], self._config)
+        spec = self._spec(version, event, *values)
+        spec.check("prediction", values[0], self._config)
+        if version is None:
+            self._start(Version(name, spec))
         else:
-            spec = self._spec(version, Evidence.of(event, *values))
-            spec.check("prediction", values[0], self._config)
-            if version is None:
-                self._start(Version(name, spec))
-            else:
-                self._revise(version, spec)
-        if version is not None and name != self._serving.served:
-            self._versions[name] = self._versions.pop(name)
+            self._revise(version, spec)
+            if name != self._serving.served:
+                self._versions[name] = self._versions.pop(name)
         if self._serving.see(name, predicted_ms):
             self._serve()
         self._header_changed = True
@@ -219,8 +209,6 @@ class ModelState:
 
     def number_outcomes(self, n: int) -> int:
         """Number the outcomes that are new since the last call, from `n` on; the next number."""
-        if len(self._out) == len(self._orders):
-            return n
         for outcome in self._out[len(self._orders) :]:
             version = self._versions.get(outcome.version)
             fits = version is not None and _fits(version, outcome)

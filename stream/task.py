@@ -12,6 +12,7 @@ from stream.events import EventError, Value
 if TYPE_CHECKING:
     from stream.config import ModelConfig
     from stream.events import Label, Prediction
+    from stream.join import Pending
 
 ValueKind = Literal["text", "number"]
 
@@ -24,8 +25,8 @@ class Evidence(NamedTuple):
     has_probability: bool = False
 
     @classmethod
-    def of(cls, event: Prediction | Label, *values: Value) -> Evidence:
-        """What an event says that holds the prediction, or both."""
+    def of(cls, event: Prediction | Label | Pending, *values: Value) -> Evidence:
+        """What an event says, or a prediction that waits, by the values that are known."""
         return cls(values, event.task, event.probability is not None)
 
     @property
@@ -114,8 +115,6 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         Raises:
             EventError: it is not; the detail says what to send or to configure.
         """
-        if config.classes is None and self.takes(value):
-            return
         problem = self.problem(name, value, config)
         if problem is not None:
             raise problem

@@ -16,12 +16,12 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from rich.console import Console
 
 from consumers.broker import Commit, Position
 from consumers.kafka import KafkaBroker
-from consumers.kafka_client import consumer_options
+from consumers.kafka_client import make_consumer
 from consumers.kafka_topics import Admin
 from consumers.tables import plain_table
 from stream.config import load_config
@@ -76,7 +76,7 @@ def produce(config, sent):
 @contextmanager
 def consumer_at_start(config):
     topics = (config.topics.predictions, config.topics.labels)
-    consumer = KafkaConsumer(**consumer_options(config, "bench"))
+    consumer = make_consumer(config, "bench")
     try:
         partitions = [TopicPartition(topic, 0) for topic in topics]
         consumer.assign(partitions)

@@ -99,17 +99,17 @@ def run_control(cluster: Cluster, proxy: FaultProxy, folder: Path, name: str, se
     """What becomes of a run without a safeguard."""
     app = f"control-{name}-{uuid.uuid4().hex[:8]}"
     with Stage(cluster, proxy, folder, app, seed, workers=("w1", "w2"), off=(name,)) as stage:
-        n_done = 0
-        for attempt in range(ATTEMPTS_MAX):
+        is_done = False
+        for _ in range(ATTEMPTS_MAX):
             try:
                 CONTROLS[name](stage)
-                n_done += 1
+                is_done = True
                 wait_for("a complaint", lambda: stage.watcher.problems, COMPLAINT_TIMEOUT_S)
                 break
             except HarnessError as error:
                 say(f"   not yet noticed: {error}")
-                if not n_done and attempt == ATTEMPTS_MAX - 1:
-                    raise
+        if not is_done:
+            raise HarnessError(f"{name}: the fault did not come to its end in any attempt")
         return stage.finish(is_patient=False)
 
 

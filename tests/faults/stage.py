@@ -16,7 +16,12 @@ from kafka.protocol.metadata import MetadataRequest
 from consumers.broker import BrokerError, JournalEntry
 from consumers.kafka import KafkaBroker
 from consumers.kafka_reading import RangeReader
-from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
+from consumers.kafka_topics import (
+    JOURNAL_SUFFIX,
+    STATE_SUFFIX,
+    own_topic,
+    written_topics,
+)
 from tests.faults.charts import Charts
 from tests.faults.oracle import Oracle, hanging_transactions
 from tests.faults.points import EventLog
@@ -80,11 +85,9 @@ class Watcher:
         self._state_topic = own_topic(config, STATE_SUFFIX)
         self._n_parts: dict[tuple[int, bytes], int] = {}
         self._counted: dict[int, int] = {}
-        topics = config.topics
-        outputs = [topics.retrain, topics.alarms, topics.metrics, topics.dead_letters]
-        self._topics = [*outputs, self._journal_topic, self._state_topic]
+        self._topics = written_topics(config)
         self._ids: set[bytes] = set()
-        self._retrain = topics.retrain
+        self._retrain = config.topics.retrain
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 

@@ -10,7 +10,7 @@ from kafka.admin import ConfigResource
 from kafka.errors import PolicyViolationError
 
 from consumers.kafka_reading import RangeReader
-from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
+from consumers.kafka_topics import STATE_SUFFIX, own_topic, written_topics
 from tests.faults.settings import MODELS, create_topics, partition_of
 from tests.faults.stage import HarnessError, wait_for
 
@@ -39,13 +39,11 @@ def check_truncated(stage: Stage) -> list[str]:
 def _check(
     stage: Stage, partition: int, damage: Callable[[KafkaAdminClient], None], complaint: str
 ) -> Iterator[str]:
-    topics = stage.config.topics
-    outputs = [topics.retrain, topics.alarms, topics.metrics, topics.dead_letters]
-    outputs += [own_topic(stage.config, suffix) for suffix in (STATE_SUFFIX, JOURNAL_SUFFIX)]
+    outputs = written_topics(stage.config)
     model = next(name for name in MODELS if partition_of(name.encode()) == partition)
     with stage.broker.producer() as producer:
         for number in range(50):
-            producer.send(topics.predictions, b"%d" % number, model.encode())
+            producer.send(stage.config.topics.predictions, b"%d" % number, model.encode())
     servers = stage.cluster.bootstrap.split(",")
     with KafkaAdminClient(bootstrap_servers=servers) as admin:
         damage(admin)
