@@ -127,7 +127,7 @@ class Database:
             )
         try:
             with self._errors_in_words():
-                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._use_write_ahead_log()
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._connection.execute("PRAGMA journal_size_limit = 67108864")
         except BrokerError:
@@ -155,6 +155,20 @@ class Database:
         self.is_open = False
         self._connection.close()
 
+    def _use_write_ahead_log(self) -> None:
+        # Two connections that both change the mode of a new file would wait for each other, so
+        # SQLite fails one of them at once, whatever its time-out: that one tries again.
+        deadline = time.monotonic() + self._timeout_ms / 1000
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= deadline:
+                    raise
+                time.sleep(_WAIT_S)
+            else:
+                return
+
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         with self._errors_in_words():
@@ -178,13 +192,13 @@ class Database:
             raise self._explained(error) from error
 
     def _explained(self, error: sqlite3.DatabaseError) -> BrokerError:
-        match getattr(error, "sqlite_errorcode", 0) & 0xFF:
-            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return BrokerTimeoutError(
-                    f"the broker in {self._path.parent} was busy for "
-                    f"{duration_text(self._timeout_ms)}, another process is writing to it; "
-                    "try again, or raise broker.timeout"
-                )
+        if _is_busy(error):
+            return BrokerTimeoutError(
+                f"the broker in {self._path.parent} was busy for "
+                f"{duration_text(self._timeout_ms)}, another process is writing to it; "
+                "try again, or raise broker.timeout"
+            )
+        match _code(error):
             case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
                 fix = "restore it from a copy, or delete the folder to start anew"
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
@@ -194,6 +208,14 @@ class Database:
             case _:
                 fix = "check the disk that broker.data_dir is on"
         return BrokerError(f"{self._path}: {error}; {fix}")
+
+
+def _code(error: sqlite3.DatabaseError) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _is_busy(error: sqlite3.DatabaseError) -> bool:
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def open_logs(database: Database, config: Config) -> dict[str, list[Log]]:

@@ -6,12 +6,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from consumers import embedded_tasks
 from consumers.broker import BrokerError, BrokerTimeoutError, Commit, Position
 from consumers.embedded import EmbeddedBroker
+from consumers.embedded_database import Database
 from consumers.embedded_locks import FileLock
 from stream.config import Worker, load_config
 from stream.records import Output
@@ -74,6 +76,27 @@ def test_a_new_folder_may_be_opened_by_many_at_once(tmp_path):
             assert offsets(broker, "labels") == list(range(number + 1))
         for broker in brokers:
             broker.close()
+
+
+def test_a_new_file_may_be_made_by_many_at_once(tmp_path):
+    # About one folder in 25 has two connections that change its mode in the same instant.
+    start = Barrier(8)
+
+    def connect(path):
+        start.wait(10)
+        Database(path, timeout_ms=10_000).close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for attempt in range(200):
+            list(pool.map(connect, [tmp_path / f"{attempt}.db"] * 8))
+
+
+def test_a_new_file_that_stays_locked_is_a_time_out(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "broker.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(BrokerTimeoutError, match="was busy for 50ms"):
+            EmbeddedBroker(config_for(tmp_path, timeout="50ms"))
+    EmbeddedBroker(config_for(tmp_path, timeout="50ms")).close()
 
 
 def test_topics_that_the_config_adds_are_made(tmp_path):
