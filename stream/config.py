@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from detectors.kinds import KINDS
+from stream.config_errors import explain
 from stream.contracts import Approval
 
 Task = Literal["classification", "regression"]
@@ -496,26 +497,4 @@ def load_config(data: Any) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error))) from None
-
-
-def _fields(loc: tuple[int | str, ...]) -> list[str]:
-    """The path as it stands in the file: pydantic puts a union's kind into it."""
-    fields = [str(part) for part in loc]
-    if fields[:1] == ["broker"] and fields[1:2] in (["embedded"], ["kafka"]):
-        del fields[1]
-    return fields
-
-
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
-    for item in error.errors(include_url=False):
-        path = ".".join(_fields(item["loc"])) or "config"
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; `streamgauge config schema` lists the known ones"
-        elif item["type"] == "union_tag_invalid":
-            path += ".kind"
-            message = f"no {item['ctx']['tag']!r}; use {item['ctx']['expected_tags']}"
-        lines.append(f"{path}: {message}")
-    return lines
+        raise ConfigError("\n".join(explain(error, Config))) from None

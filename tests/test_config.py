@@ -1,5 +1,6 @@
 """The configuration: what is refused, with which path, and what is laid over what."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,47 @@ from stream.check import check_components
 from stream.config import Config, ConfigError, duration_ms, duration_text, load_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.y*ml"))
+
+
+NEAR = {
+    "a section": ({"brokr": {}}, "brokr: unknown key; did you mean 'broker'? `"),
+    "in a section": ({"mlflow": {"tracking_url": "x"}}, "did you mean 'tracking_uri'?"),
+    "of the broker that is named": (
+        {"broker": {"kind": "kafka", "bootstrap_server": "h:1"}},
+        "broker.bootstrap_server: unknown key; did you mean 'bootstrap_servers'?",
+    ),
+    "of a model": (
+        {"models": {"m": {"polcy": {}}}},
+        "models.m.polcy: unknown key; did you mean 'po",
+    ),
+    "of a detector": (
+        {"defaults": {"detectors": {"d": {"kind": "ADWIN", "parms": {}}}}},
+        "defaults.detectors.d.parms: unknown key; did you mean 'params'?",
+    ),
+    "where it may be nothing": (
+        {"defaults": {"policy": {"metric": {"name": "accuracy", "at_or_bellow": 1, "over": 9}}}},
+        "did you mean 'at_or_below'?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), NEAR.values(), ids=NEAR)
+def test_a_near_key_is_offered(data, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"defaults": {"xyzzy": 3}},
+        {"broker": {"kind": "embedded", "bootstrap_servers": "h:1"}},
+        {"broker": {"bootstrap_server": "h:1"}},
+    ],
+)
+def test_a_key_that_is_near_to_none_is_just_unknown(data):
+    with pytest.raises(ConfigError, match="unknown key; `streamgauge config schema` lists"):
+        load_config(data)
 
 
 def test_nothing_is_a_configuration():

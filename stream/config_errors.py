@@ -1,0 +1,70 @@
+"""What is wrong with a configuration, in words: a line for each error, with its field's path."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pydantic import BaseModel, ValidationError
+
+Schema = dict[str, Any]
+
+
+def explain(error: ValidationError, config: type[BaseModel]) -> list[str]:
+    """A line for each of the errors that `config` has found, which starts with the field's path."""
+    lines = []
+    for item in error.errors(include_url=False):
+        fields = _fields(item["loc"])
+        path = ".".join(fields) or "config"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            near = get_close_matches(fields[-1], _keys(config, item["loc"][:-1]), n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            message = f"unknown key; {hint}`streamgauge config schema` lists the known ones"
+        elif item["type"] == "union_tag_invalid":
+            path += ".kind"
+            message = f"no {item['ctx']['tag']!r}; use {item['ctx']['expected_tags']}"
+        lines.append(f"{path}: {message}")
+    return lines
+
+
+def _fields(loc: tuple[int | str, ...]) -> list[str]:
+    """The path as it stands in the file: pydantic puts a union's kind into it."""
+    fields = [str(part) for part in loc]
+    if fields[:1] == ["broker"] and fields[1:2] in (["embedded"], ["kafka"]):
+        del fields[1]
+    return fields
+
+
+def _keys(config: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at `loc` may have."""
+    root = config.model_json_schema()
+    sections = [root]
+    for key in loc:
+        sections = [
+            inner
+            for section in _choices(sections, root)
+            for inner in (
+                section.get("properties", {}).get(key),
+                section.get("additionalProperties"),
+                _kind(section, key),
+            )
+            if isinstance(inner, dict)
+        ]
+    return [key for section in _choices(sections, root) for key in section.get("properties", {})]
+
+
+def _kind(union: Schema, tag: int | str) -> Schema | None:
+    ref = union.get("discriminator", {}).get("mapping", {}).get(tag)
+    return None if ref is None else {"$ref": ref}
+
+
+def _choices(schemas: Sequence[Schema], root: Schema) -> Iterator[Schema]:
+    """Each schema, references followed, and what it may be instead."""
+    for schema in schemas:
+        found = root["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        yield found
+        yield from _choices(found.get("anyOf", ()), root)
