@@ -6,6 +6,7 @@ import csv
 import gzip
 import math
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -68,46 +69,55 @@ def _text(text: str) -> str | None:
     return None if text.strip().lower() in _MISSING else text
 
 
-def count_rows(path: Path) -> int:
+def count_rows(path: Path, delimiter: str = ",") -> int:
     """How many rows `read_rows` gives, in one pass.
 
     Raises:
         CsvError: no such file, or not a CSV.
     """
-    return max(0, sum(1 for _ in _csv_lines(path)) - 1)
+    return max(0, sum(1 for _ in _csv_lines(path, delimiter)) - 1)
 
 
-def read_rows(path: Path, target: str, drop: Sequence[str] = ()) -> Iterator[Row]:
+def read_rows(
+    path: Path, target: str, drop: Sequence[str] = (), delimiter: str = ","
+) -> Iterator[Row]:
     """The rows of a CSV file (gzip by its suffix), one at a time.
 
     Raises:
         ColumnError: no such column.
-        CsvError: no such file, not a CSV, a ragged row, an empty target.
+        CsvError: no such file, not a CSV, a name for two columns, a ragged row, an empty target.
     """
-    lines = _csv_lines(path)
+    lines = _csv_lines(path, delimiter)
     _, header = next(lines, (0, []))
     if not any(cell.strip() for cell in header):
         raise CsvError(f"{path}: no header line")
-    at = _column(path, header, target, "target")
+    _require(path, header, target, "target")
     for name in drop:
-        _column(path, header, name, "drop")
+        _require(path, header, name, "drop")
     if target in drop:
         raise ColumnError("drop", f"{path}: the target {target!r} cannot be dropped")
-    used = [(i, name) for i, name in enumerate(header) if i != at and name not in drop]
+    used = {i: name for i, name in enumerate(header) if name not in drop}
+    for name, n in Counter(used.values()).items():
+        if n > 1:
+            raise CsvError(f"{path}: {n} columns are named {name!r}; give each its own name")
+    at = header.index(target)
+    del used[at]
     for number, (line, cells) in enumerate(lines):
         if len(cells) != len(header):
             raise CsvError(f"{path}: line {line}: {len(cells)} values for {len(header)} columns")
         if not cells[at].strip():
             raise CsvError(f"{path}: line {line}: the target {target!r} is empty")
-        yield Row(number, line, {name: parse_value(cells[i]) for i, name in used}, cells[at])
+        yield Row(
+            number, line, {name: parse_value(cells[i]) for i, name in used.items()}, cells[at]
+        )
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of each line that is not blank; the header is the first."""
     opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, delimiter=delimiter)
             for cells in reader:
                 if cells:
                     yield reader.line_num, cells
@@ -117,12 +127,12 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise CsvError(f"{path}: {error.strerror or error}") from None
 
 
-def _column(path: Path, header: list[str], name: str, option: str) -> int:
-    if header.count(name) != 1:
-        problem = "several columns" if name in header else "no column"
-        columns = ", ".join(header)
-        raise ColumnError(option, f"{path}: {problem} {name!r}; its columns are {columns}")
-    return header.index(name)
+def _require(path: Path, header: list[str], name: str, option: str) -> None:
+    if name not in header:
+        columns = f"its columns are {', '.join(header)}"
+        if len(header) == 1:
+            columns = f"its one column is {header[0]!r}: is another delimiter between them?"
+        raise ColumnError(option, f"{path}: no column {name!r}; {columns}")
 
 
 def are_many(targets: Sequence[Value]) -> bool:

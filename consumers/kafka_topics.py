@@ -188,13 +188,15 @@ class Admin:
     def _problems(self, existing: Mapping[str, dict[str, Any]], n_partitions: int) -> Iterator[str]:
         """What is wrong with brokers and topics that exist, each with the fix."""
         yield from self._version_problem()
+        others: dict[int, list[str]] = {}
         for name, topic in existing.items():
-            n = len(topic["partitions"])
-            if n != n_partitions:
-                yield (
-                    f"{name} has {n} partitions and not {n_partitions}; a model's records must "
-                    "have the same partition in every topic: give all of them the same number"
-                )
+            if (n := len(topic["partitions"])) != n_partitions:
+                others.setdefault(n, []).append(name)
+        for n, names in others.items():
+            yield (
+                f"{', '.join(names)}: {n} partitions and not {n_partitions}; a model's records "
+                "must have the same partition in every topic: give all of them the same number"
+            )
         if not existing:
             return
         configs = self._configs(list(existing))

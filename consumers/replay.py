@@ -71,6 +71,7 @@ class ReplayOptions:
         version: the model's version in the events.
         task: taken from the target where it is None.
         drop: columns that are left out.
+        delimiter: what is between two values of a line.
         train_rows: rows the model learns from; they are not published.
         learner: import path of a River model; None takes `default_learner`.
         delay_ms: from a prediction to its label, event time.
@@ -89,6 +90,7 @@ class ReplayOptions:
     version: str = "1"
     task: Task | None = None
     drop: tuple[str, ...] = ()
+    delimiter: str = ","
     train_rows: int = 1000
     learner: str | None = None
     delay_ms: int = 0
@@ -183,7 +185,7 @@ class CsvReplay:
 
     def __init__(self, options: ReplayOptions) -> None:
         self._options = options
-        self._rows = read_rows(options.path, options.target, options.drop)
+        self._rows = read_rows(options.path, options.target, options.drop, options.delimiter)
         try:
             training = list(islice(self._rows, options.train_rows))
         except ColumnError as error:
@@ -224,7 +226,8 @@ class CsvReplay:
         self._n_predictions = 0
         self._start_ms = options.start_ms
         if options.end_ms is not None:
-            lasts_ms = count_rows(options.path) * ROW_MS + options.delay_ms + options.jitter_ms
+            n_rows = count_rows(options.path, options.delimiter)
+            lasts_ms = n_rows * ROW_MS + options.delay_ms + options.jitter_ms
             self._start_ms = options.end_ms - lasts_ms
 
     def events(self) -> Iterator[Event]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from consumers import sending
 from consumers.broker import BrokerError
-from consumers.csv_rows import CsvError, infer_task, parse_value
+from consumers.csv_rows import CsvError, infer_task, parse_value, read_rows
 from consumers.deployed import DeployedModel, DeployedModelError, default_learner
 from consumers.embedded import EmbeddedBroker
 from consumers.replay import CsvReplay, ReplayError, ReplayOptions, replay
@@ -257,6 +257,24 @@ def test_a_prediction_that_is_not_finite_is_an_error():
         model.predict({"x": math.inf})
 
 
+# --- the file
+
+
+def test_columns_of_one_name_may_be_left_out(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("x,id,class,id\n1,7,a,8\n")
+    assert [row.features for row in read_rows(path, "class", ("id",))] == [{"x": 1}]
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t"])
+def test_another_delimiter_gives_the_same_events(tmp_path, delimiter):
+    path = two_classes(tmp_path)
+    expected = events_of(CsvReplay(options(path, end_ms=NOW_MS)))
+    other = write(tmp_path, path.read_text().replace(",", delimiter), "other.csv")
+    run = CsvReplay(options(other, end_ms=NOW_MS, delimiter=delimiter))
+    assert events_of(run) == expected
+
+
 # --- what cannot be used
 
 
@@ -265,7 +283,9 @@ def test_a_prediction_that_is_not_finite_is_an_error():
     [
         ("", {}, "no header line"),
         ("x,y\n1,2\n", {}, "no column 'class'; its columns are x, y"),
-        ("x,x,class\n1,2,a\n", {"drop": ("x",)}, "several columns 'x'"),
+        ("x,x,class\n1,2,a\n", {}, "2 columns are named 'x'; give each its own name"),
+        ("class,x,class\nb,2,a\n", {}, "2 columns are named 'class'"),
+        ("x;class\n1;a\n", {}, "its one column is 'x;class': is another delimiter between"),
         ("x,class\n1,a\n", {"drop": ("z",)}, "no column 'z'; its columns are x, class"),
         ("x,class\n1,a\n", {"drop": ("class",)}, "cannot be dropped"),
         ("x,class\n1,a\n", {}, "1 rows, fewer than the 20 to train on"),

@@ -70,6 +70,16 @@ def test_what_is_published_of_old_events_is_as_young_as_its_writing(kafka, app):
         check(app)
 
 
+def test_topics_of_other_numbers_of_partitions_are_named_once(app):
+    with Admin(app) as admin:
+        with pytest.raises(BrokerError, match="1 partitions and not 2") as caught:
+            admin.create(2, None)
+        assert str(caught.value).count("partitions and not") == 1
+        assert app.topics.predictions in str(caught.value)
+        assert app.topics.labels in str(caught.value)
+        assert admin.check() == 1
+
+
 def as_of_3_5(response):
     """Brokers do not tell their version: the client infers it from the requests that they know."""
     known = BrokerVersionData((3, 5)).api_versions
