@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from consumers.csv_rows import DELIMITERS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -27,7 +29,6 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PIPE_WIDTH = 400
 
 # What the command line calls an option otherwise than the module does.
-_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _REPLAY_OPTIONS = {
     "version": "model-version",
     "delay_ms": "label-delay",
@@ -111,13 +112,24 @@ def demo(directory: Path, seed: int, progress: bool) -> None:
     type=click.Choice(["classification", "regression"]),
     help="[default: by the target's values]",
 )
-@click.option("--drop", default="", help="Columns to leave out, separated by commas.")
+@click.option(
+    "--drop",
+    default="",
+    help="Columns to leave out, separated by commas; those without a name are left out as well.",
+)
 @click.option(
     "--delimiter",
-    type=click.Choice(list(_DELIMITERS)),
+    type=click.Choice(list(DELIMITERS)),
     default="comma",
     show_default=True,
     help="Between two values of a line.",
+)
+@click.option(
+    "--decimal",
+    type=click.Choice(["point", "comma"]),
+    default="point",
+    show_default=True,
+    help="Before the decimals of a number.",
 )
 @click.option("--train-rows", default=1000, show_default=True, help="First rows, to train on.")
 @click.option(
@@ -153,7 +165,8 @@ def replay(config: Config, **options: Any) -> None:
             # A pipe cannot be read twice, as it takes to end now.
             end_ms=time.time_ns() // 1_000_000 if path.is_file() else None,
             version=options.pop("model_version"),
-            delimiter=_DELIMITERS[options.pop("delimiter")],
+            delimiter=DELIMITERS[options.pop("delimiter")],
+            decimal="," if options.pop("decimal") == "comma" else ".",
             drop=tuple(name.strip() for name in options.pop("drop").split(",") if name.strip()),
             delay_ms=durations["label_delay"],
             jitter_ms=durations["label_jitter"],

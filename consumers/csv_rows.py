@@ -19,6 +19,7 @@ Value = int | float | str | None
 Features = dict[str, Value]
 Target = int | float | str
 
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 CLASSES_MAX = 20  # a numeric target with more distinct values is taken for a quantity
 DIGITS_MAX = 100  # Python refuses to convert thousands
 # How programs write that there is no value, in lower case.
@@ -79,9 +80,13 @@ def count_rows(path: Path, delimiter: str = ",") -> int:
 
 
 def read_rows(
-    path: Path, target: str, drop: Sequence[str] = (), delimiter: str = ","
+    path: Path,
+    target: str,
+    drop: Sequence[str] = (),
+    delimiter: str = ",",
+    decimal: str = ".",
 ) -> Iterator[Row]:
-    """The rows of a CSV file (gzip by its suffix), one at a time.
+    """The rows of a CSV file (gzip by its suffix), one at a time; unnamed columns are left out.
 
     Raises:
         ColumnError: no such column.
@@ -91,25 +96,16 @@ def read_rows(
     _, header = next(lines, (0, []))
     if not any(cell.strip() for cell in header):
         raise CsvError(f"{path}: no header line")
-    _require(path, header, target, "target")
-    for name in drop:
-        _require(path, header, name, "drop")
-    if target in drop:
-        raise ColumnError("drop", f"{path}: the target {target!r} cannot be dropped")
-    used = {i: name for i, name in enumerate(header) if name not in drop}
-    for name, n in Counter(used.values()).items():
-        if n > 1:
-            raise CsvError(f"{path}: {n} columns are named {name!r}; give each its own name")
-    at = header.index(target)
-    del used[at]
-    for number, (line, cells) in enumerate(lines):
-        if len(cells) != len(header):
-            raise CsvError(f"{path}: line {line}: {len(cells)} values for {len(header)} columns")
-        if not cells[at].strip():
+    columns = _columns(path, header, target, drop)
+    at = columns.pop(target)
+    for number, (line, texts) in enumerate(lines):
+        if len(texts) != len(header):
+            raise CsvError(f"{path}: line {line}: {len(texts)} values for {len(header)} columns")
+        if not texts[at].strip():
             raise CsvError(f"{path}: line {line}: the target {target!r} is empty")
-        yield Row(
-            number, line, {name: parse_value(cells[i]) for i, name in used.items()}, cells[at]
-        )
+        cells = texts if decimal == "." else [_with_point(text, decimal) for text in texts]
+        features = {name: parse_value(cells[i]) for name, i in columns.items()}
+        yield Row(number, line, features, cells[at])
 
 
 def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -127,12 +123,32 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         raise CsvError(f"{path}: {error.strerror or error}") from None
 
 
-def _require(path: Path, header: list[str], name: str, option: str) -> None:
-    if name not in header:
-        columns = f"its columns are {', '.join(header)}"
-        if len(header) == 1:
-            columns = f"its one column is {header[0]!r}: is another delimiter between them?"
-        raise ColumnError(option, f"{path}: no column {name!r}; {columns}")
+def _columns(path: Path, header: list[str], target: str, drop: Sequence[str]) -> dict[str, int]:
+    """Where the target and each feature are."""
+    for option, names in (("target", [target]), ("drop", drop)):
+        for name in names:
+            if name not in header:
+                problem = f"no column {name!r}; its columns are {', '.join(header)}"
+                if any(delimiter in "".join(header) for delimiter in DELIMITERS.values()):
+                    problem += "; is another delimiter between them?"
+                raise ColumnError(option, f"{path}: {problem}")
+    if target in drop:
+        raise ColumnError("drop", f"{path}: the target {target!r} cannot be dropped")
+    used = [name for name in header if name.strip() and name not in drop]
+    for name, n in Counter(used).items():
+        if n > 1:
+            raise CsvError(f"{path}: {n} columns are named {name!r}; give each its own name")
+    return {name: header.index(name) for name in used}
+
+
+def _with_point(text: str, decimal: str) -> str:
+    """A cell as `parse_value` reads numbers.
+
+    >>> [_with_point(text, ",") for text in ("0,5", "-1,5e3", "1,2,3", "a,b", "7")]
+    ['0.5', '-1.5e3', '1,2,3', 'a,b', '7']
+    """
+    pointed = text.replace(decimal, ".", 1)
+    return pointed if isinstance(parse_value(pointed), int | float) else text
 
 
 def are_many(targets: Sequence[Value]) -> bool:
@@ -148,7 +164,7 @@ def are_many(targets: Sequence[Value]) -> bool:
 
 
 def are_names(targets: Sequence[Value]) -> bool:
-    """Whether targets cannot be classes, numbers or not: fewer than two rows to one of them.
+    """Whether targets cannot be classes, numbers or not: many, with under two rows to each.
 
     >>> are_names([f"customer {i}" for i in range(100)]), are_names(["yes", "no"])
     (True, False)

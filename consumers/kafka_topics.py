@@ -146,7 +146,7 @@ class Admin:
             raise BrokerError(
                 f"Kafka has no topic {', '.join(missing)}; `streamgauge topics create` makes them"
             )
-        n_partitions = len(existing[self._config.topics.predictions]["partitions"])
+        n_partitions = max(len(topic["partitions"]) for topic in existing.values())
         problems = list(self._problems(existing, n_partitions))
         if problems:
             raise BrokerError("; ".join(problems))
@@ -188,14 +188,14 @@ class Admin:
     def _problems(self, existing: Mapping[str, dict[str, Any]], n_partitions: int) -> Iterator[str]:
         """What is wrong with brokers and topics that exist, each with the fix."""
         yield from self._version_problem()
-        others: dict[int, list[str]] = {}
+        counts: dict[int, list[str]] = {}
         for name, topic in existing.items():
-            if (n := len(topic["partitions"])) != n_partitions:
-                others.setdefault(n, []).append(name)
-        for n, names in others.items():
+            counts.setdefault(len(topic["partitions"]), []).append(name)
+        if counts.keys() - {n_partitions}:
+            told = "; ".join(f"{n} in {', '.join(names)}" for n, names in sorted(counts.items()))
             yield (
-                f"{', '.join(names)}: {n} partitions and not {n_partitions}; a model's records "
-                "must have the same partition in every topic: give all of them the same number"
+                f"partitions must be {n_partitions} in every topic, since a model's records have "
+                f"the same one in all of them, and are {told}: make all topics with the same number"
             )
         if not existing:
             return

@@ -72,6 +72,7 @@ class ReplayOptions:
         task: taken from the target where it is None.
         drop: columns that are left out.
         delimiter: what is between two values of a line.
+        decimal: what is before the decimals of a number, `.` or `,`.
         train_rows: rows the model learns from; they are not published.
         learner: import path of a River model; None takes `default_learner`.
         delay_ms: from a prediction to its label, event time.
@@ -91,6 +92,7 @@ class ReplayOptions:
     task: Task | None = None
     drop: tuple[str, ...] = ()
     delimiter: str = ","
+    decimal: str = "."
     train_rows: int = 1000
     learner: str | None = None
     delay_ms: int = 0
@@ -185,7 +187,9 @@ class CsvReplay:
 
     def __init__(self, options: ReplayOptions) -> None:
         self._options = options
-        self._rows = read_rows(options.path, options.target, options.drop, options.delimiter)
+        self._rows = read_rows(
+            options.path, options.target, options.drop, options.delimiter, options.decimal
+        )
         try:
             training = list(islice(self._rows, options.train_rows))
         except ColumnError as error:
@@ -209,7 +213,8 @@ class CsvReplay:
             raise OptionError(
                 "target",
                 f"{options.target!r} has {len(set(values)):,} distinct values in"
-                f" {len(values):,} rows, too many for classes; use another column",
+                f" {len(values):,} rows, such as {values[0]!r}, too many for classes;"
+                " use another column, or --decimal comma where these are numbers",
             )
         # Where some class is text, `7` is the name of a class too.
         self._text_target = self.task == "classification" and any(

@@ -378,7 +378,7 @@ class KSWIN(RowDetector):
             "oldest": (row[_OLDEST], 0, size - 1),
             "used words": (row[_USED], 0, _N_WORDS),
             "word": (row[_WORDS:_RING], 0, 2**32 - 1),
-            "recent values below": (row[_RING + size : _RING + 3 * size], 0, recent),
+            "recent values below or not above": (row[_RING + size : _RING + 3 * size], 0, recent),
         }
 
     def _used(self, row: NDArray[np.float64]) -> int:  # noqa: ARG002

@@ -16,13 +16,14 @@ Schema = dict[str, Any]
 def explain(error: ValidationError, config: type[BaseModel]) -> list[str]:
     """A line for each of the errors that `config` has found, which starts with the field's path."""
     lines = []
+    root = config.model_json_schema()
     for item in error.errors(include_url=False):
         fields = _fields(item["loc"])
         path = ".".join(fields) or "config"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            near = get_close_matches(fields[-1], _keys(config, item["loc"][:-1]), n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            near = _near(root, item["loc"])
+            hint = f"did you mean {near!r}? " if near else ""
             message = f"unknown key; {hint}`streamgauge config schema` lists the known ones"
         elif item["type"] == "union_tag_invalid":
             path += ".kind"
@@ -39,9 +40,16 @@ def _fields(loc: tuple[int | str, ...]) -> list[str]:
     return fields
 
 
-def _keys(config: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+def _near(root: Schema, loc: tuple[int | str, ...]) -> str | None:
+    """What an unknown key may have been meant for."""
+    key = str(loc[-1])
+    if len(loc) == 1 and key in _keys(root, ("defaults",)):
+        return f"defaults.{key}"
+    return next(iter(get_close_matches(key, _keys(root, loc[:-1]), n=1, cutoff=0.8)), None)
+
+
+def _keys(root: Schema, loc: tuple[int | str, ...]) -> list[str]:
     """The keys that the section at `loc` may have."""
-    root = config.model_json_schema()
     sections = [root]
     for key in loc:
         sections = [

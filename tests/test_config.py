@@ -24,6 +24,7 @@ NEAR = {
         {"broker": {"kind": "kafka", "bootstrap_server": "h:1"}},
         "broker.bootstrap_server: unknown key; did you mean 'bootstrap_servers'?",
     ),
+    "of a model, given to all": ({"metrics": {"every": 9}}, "did you mean 'defaults.metrics'?"),
     "of a model": (
         {"models": {"m": {"polcy": {}}}},
         "models.m.polcy: unknown key; did you mean 'po",
@@ -51,6 +52,8 @@ def test_a_near_key_is_offered(data, message):
         {"defaults": {"xyzzy": 3}},
         {"broker": {"kind": "embedded", "bootstrap_servers": "h:1"}},
         {"broker": {"bootstrap_server": "h:1"}},
+        {"topics": {"partitions": 3}},
+        {"servers": "h:1"},
     ],
 )
 def test_a_key_that_is_near_to_none_is_just_unknown(data):

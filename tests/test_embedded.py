@@ -79,7 +79,7 @@ def test_a_new_folder_may_be_opened_by_many_at_once(tmp_path):
 
 
 def test_a_new_file_may_be_made_by_many_at_once(tmp_path):
-    # About one folder in 25 has two connections that change its mode in the same instant.
+    # In one to four of a hundred, two connections change the mode in the same instant.
     start = Barrier(8)
 
     def connect(path):

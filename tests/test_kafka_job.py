@@ -94,7 +94,7 @@ def test_every_command_takes_kafka(kafka, kafka_prefix, tmp_path, monkeypatch):
     assert "made" in cli("topics", "create", "--partitions", "2", "--replication", "1")
     assert "there already" in cli("topics", "create")
     assert "2 partitions" in cli("topics", "check")
-    assert "not 3" in cli("topics", "create", "--partitions", "3", status=1)
+    assert "must be 3" in cli("topics", "create", "--partitions", "3", status=1)
     rows = tmp_path / "rows.csv"
     rows.write_text("x,y\n" + "".join(f"{i % 7},{(i % 7 > 3) ^ (i > 1500)}\n" for i in range(2500)))
     cli("replay", str(rows), "--target", "y", "--model", "m", "--train-rows", "500")

@@ -266,6 +266,20 @@ def test_columns_of_one_name_may_be_left_out(tmp_path):
     assert [row.features for row in read_rows(path, "class", ("id",))] == [{"x": 1}]
 
 
+def test_columns_without_a_name_are_left_out(tmp_path):
+    path = write(tmp_path, ",x,class,, \n0,1,a,,\n")
+    assert [row.features for row in read_rows(path, "class")] == [{"x": 1}]
+
+
+def test_decimals_may_have_a_comma(tmp_path):
+    path = write(tmp_path, "x;n;town;class\n-0,5;7;a,b;1,25\n")
+    (row,) = read_rows(path, "class", delimiter=";", decimal=",")
+    assert row.features == {"x": -0.5, "n": 7, "town": "a,b"}
+    assert row.target == "1.25"
+    (row,) = read_rows(path, "class", delimiter=";")
+    assert row.features == {"x": "-0,5", "n": 7, "town": "a,b"}
+
+
 @pytest.mark.parametrize("delimiter", [";", "|", "\t"])
 def test_another_delimiter_gives_the_same_events(tmp_path, delimiter):
     path = two_classes(tmp_path)
@@ -285,7 +299,7 @@ def test_another_delimiter_gives_the_same_events(tmp_path, delimiter):
         ("x,y\n1,2\n", {}, "no column 'class'; its columns are x, y"),
         ("x,x,class\n1,2,a\n", {}, "2 columns are named 'x'; give each its own name"),
         ("class,x,class\nb,2,a\n", {}, "2 columns are named 'class'"),
-        ("x;class\n1;a\n", {}, "its one column is 'x;class': is another delimiter between"),
+        ("x;class\n1;a\n", {}, "its columns are x;class; is another delimiter between"),
         ("x,class\n1,a\n", {"drop": ("z",)}, "no column 'z'; its columns are x, class"),
         ("x,class\n1,a\n", {"drop": ("class",)}, "cannot be dropped"),
         ("x,class\n1,a\n", {}, "1 rows, fewer than the 20 to train on"),

@@ -99,7 +99,7 @@ def run_control(cluster: Cluster, proxy: FaultProxy, folder: Path, name: str, se
     """What becomes of a run without a safeguard."""
     app = f"control-{name}-{uuid.uuid4().hex[:8]}"
     with Stage(cluster, proxy, folder, app, seed, workers=("w1", "w2"), off=(name,)) as stage:
-        is_done = False
+        is_done, last = False, None
         for _ in range(ATTEMPTS_MAX):
             try:
                 CONTROLS[name](stage)
@@ -107,9 +107,10 @@ def run_control(cluster: Cluster, proxy: FaultProxy, folder: Path, name: str, se
                 wait_for("a complaint", lambda: stage.watcher.problems, COMPLAINT_TIMEOUT_S)
                 break
             except HarnessError as error:
+                last = error
                 say(f"   not yet noticed: {error}")
         if not is_done:
-            raise HarnessError(f"{name}: the fault did not come to its end in any attempt")
+            raise HarnessError(f"{name}: no attempt came to its end: {last}") from last
         return stage.finish(is_patient=False)
 
 

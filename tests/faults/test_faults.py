@@ -45,5 +45,5 @@ def test_nothing_is_lost_and_nothing_repeated(kafka_cluster3, proxy, tmp_path):
 @pytest.mark.parametrize("safeguard", CONTROLS)
 def test_without_a_safeguard_it_is_noticed(kafka_cluster3, proxy, tmp_path, safeguard):
     verdict = run_control(kafka_cluster3, proxy, tmp_path, safeguard, SEED)
-    assert verdict.problems
     assert is_noticed(verdict), describe(safeguard, verdict)
+    assert verdict.problems, describe(safeguard, verdict)

@@ -11,7 +11,7 @@ from kafka.protocol.broker_version_data import BrokerVersionData
 from consumers.broker import BrokerError, Commit, Position
 from consumers.kafka import KafkaBroker
 from consumers.kafka_client import make_consumer, make_producer
-from consumers.kafka_topics import Admin
+from consumers.kafka_topics import Admin, plan_topics, written_topics
 from stream.records import Output
 from tests.kafka.apps import app_settings, eventually, make_app, take_over
 from tests.kafka.rules import Api, ChangeResponse, Rule
@@ -70,14 +70,28 @@ def test_what_is_published_of_old_events_is_as_young_as_its_writing(kafka, app):
         check(app)
 
 
-def test_topics_of_other_numbers_of_partitions_are_named_once(app):
+def test_topics_of_other_numbers_of_partitions_are_named(kafka, app):
+    topics = app.topics
+    said = f"partitions must be 2 in every topic, .* are 1 in .*{topics.labels}.*: make all topics"
     with Admin(app) as admin:
-        with pytest.raises(BrokerError, match="1 partitions and not 2") as caught:
+        with pytest.raises(BrokerError, match=said):
             admin.create(2, None)
-        assert str(caught.value).count("partitions and not") == 1
-        assert app.topics.predictions in str(caught.value)
-        assert app.topics.labels in str(caught.value)
         assert admin.check() == 1
+    with KafkaAdminClient(bootstrap_servers=kafka.bootstrap) as client:
+        client.create_partitions({topics.predictions: 2})
+        eventually(
+            lambda: len(client.describe_topics([topics.predictions])[0]["partitions"]) == 2,
+            "the second partition",
+        )
+    said = f"must be 2 in every topic, .* are 1 in .*{topics.labels}.*; 2 in {topics.predictions}:"
+    with pytest.raises(BrokerError, match=said):
+        check(app)
+
+
+def test_what_workers_write_is_every_topic_that_nobody_else_writes_to(app):
+    topics = app.topics
+    of_others = {topics.predictions, topics.labels, topics.status}
+    assert {plan.name for plan in plan_topics(app, 1, 1)} - of_others == {*written_topics(app)}
 
 
 def as_of_3_5(response):
