@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -35,6 +35,20 @@ _RETRY_S = 0.5
 _LEAVE_MS = 2_000
 # A process that hangs for so long is not kept in the group by the thread that polls for it.
 _SILENT_S_MAX = 120.0
+
+
+class _Assignor(CooperativeStickyAssignor):  # type: ignore[misc]
+    """Tells the group which partitions this member has.
+
+    The client's own tells what it was given last, even where the group has thrown it out since, and
+    a partition that one member claims and does not have is given to nobody.
+    """
+
+    consumer: KafkaConsumer
+
+    def metadata(self, topics: Collection[str]) -> Any:
+        self.member_assignment = list(self.consumer.assignment())
+        return super().metadata(topics)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -75,6 +89,7 @@ class Membership:
         self._silent_since_s: float | None = None
         self._closing = threading.Event()
         session_ms = settings_of(config).session_timeout
+        assignor = _Assignor()
         with errors_in_words(config):
             self._consumer = make_consumer(
                 config,
@@ -86,10 +101,11 @@ class Membership:
                 # this thread polls all the time, so no member needs longer than this.
                 max_poll_interval_ms=2 * session_ms,
                 heartbeat_interval_ms=min(_HEARTBEAT_MS_MAX, session_ms // 4),
-                partition_assignment_strategy=[CooperativeStickyAssignor],
+                partition_assignment_strategy=[assignor],
                 # Never used: what is assigned is paused. But a position there must be.
                 auto_offset_reset="latest",
             )
+            assignor.consumer = self._consumer
             self._listener = _Listener(self._consumer)
             self._consumer.subscribe([topic], listener=self._listener)
             # Who leads the group assigns nothing of a topic that it has not yet asked about.

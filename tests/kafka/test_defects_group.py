@@ -1,19 +1,23 @@
-"""What kafka-python 3.0 does wrong in groups (D6 and D8 of the design), and what we do then."""
+"""What kafka-python 3.0 does wrong in groups (D6, D8 and one more), and what we do then."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from types import SimpleNamespace
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.protocol.consumer.metadata import ConsumerProtocolSubscription
 from kafka.structs import OffsetAndMetadata
 
 from consumers.broker import FencedError
+from consumers.kafka_membership import Membership
 from consumers.kafka_tasks import KafkaTasks
 from tests.kafka.apps import a_commit, app_settings, eventually, evict, make_app, take_over
 from tests.kafka.bare import committed_values, consuming, mended
+from tests.kafka.rules import Api, DelayRequest, Rule
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -111,3 +115,53 @@ def test_d8_each_of_three_workers_has_its_share(kafka, kafka_prefix):
 
         eventually(shared, f"two partitions for each: {owned}")
         assert set.union(*owned) == set(range(6))
+
+
+# D10, which the design does not know: the fault harness found partitions that nobody was given.
+
+
+def claims(proxy):
+    """What each member that joins from now on says that it has; grows as they join."""
+    seen = []
+
+    def note(request):
+        for protocol in request.decode().protocols:
+            owned = ConsumerProtocolSubscription.decode(protocol.metadata).owned_partitions
+            seen.append({partition for of_topic in owned for partition in of_topic.partitions})
+        return False
+
+    proxy.add(Rule(DelayRequest(0), Api.JOIN_GROUP, when=note, times=None))
+    return seen
+
+
+def test_d10_one_that_was_thrown_out_claims_what_it_had(kafka, kafka_proxy, app):
+    place = TopicPartition(app.topics.predictions, 0)
+    options = {"group_id": app.app, "session_timeout_ms": 2000, "heartbeat_interval_ms": 200}
+    options["partition_assignment_strategy"] = [CooperativeStickyAssignor]
+    with consuming(kafka.proxy_bootstrap, **options) as consumer:
+        join(consumer, place)
+        claimed = claims(kafka_proxy)
+        evict(app)
+        eventually(lambda: consumer.poll(100) or claimed, "joining again")
+    assert claimed[-1] == {0}, mended("D10", "members need no assignor of ours")
+
+
+def test_d10_a_worker_claims_what_it_has(kafka, kafka_proxy, kafka_prefix):
+    settings = app_settings(kafka.proxy_bootstrap, kafka_prefix)
+    app = make_app(settings, n_partitions=6, at=kafka.bootstrap)
+    topic = app.topics.predictions
+    with ExitStack() as stack:
+        first = stack.enter_context(closing(Membership(app, app.app, topic)))
+        eventually(lambda: first.assigned() == set(range(6)), "all partitions")
+        claimed = claims(kafka_proxy)
+        second = stack.enter_context(closing(Membership(app, app.app, topic)))
+        eventually(lambda: len(first.assigned()) == len(second.assigned()) == 3, "a half for each")
+        assert set(range(6)) in claimed, "who is asked to join again has what it had"
+        claimed.clear()
+        evict(app)
+        eventually(lambda: len(claimed) > 1, "joining again")
+        assert claimed[0] == set()
+        eventually(
+            lambda: sorted([*first.assigned(), *second.assigned()]) == list(range(6)),
+            "each partition to be somebody's",
+        )
