@@ -332,7 +332,9 @@ def explained(error: BaseException, config: Config) -> BrokerError:
         return BrokerError(f"{where} does not accept our credentials; see broker.security")
     if isinstance(error, kafka_errors.AuthorizationError):
         return BrokerError(f"{where} does not allow this ({what}); grant it to our user")
-    if isinstance(error, kafka_errors.KafkaTimeoutError | kafka_errors.RetriableError):
+    # Of a transaction's request the client says it in words alone.
+    is_late = kafka_errors.RequestTimedOutError.__name__ in what
+    if is_late or isinstance(error, kafka_errors.KafkaTimeoutError | kafka_errors.RetriableError):
         return BrokerTimeoutError(
             f"{where} did not answer within {duration_text(settings.timeout)} ({what}); "
             "check that it runs, broker.bootstrap_servers and broker.security"

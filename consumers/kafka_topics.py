@@ -139,13 +139,18 @@ class Admin:
         Raises:
             BrokerError: what is wrong, and what to do.
         """
+        wanted = [plan.name for plan in plan_topics(self._config, 1, 1)]
         existing = self._existing()
-        wanted = (plan.name for plan in plan_topics(self._config, 1, 1))
-        missing = [name for name in wanted if name not in existing]
-        if missing:
-            raise BrokerError(
-                f"Kafka has no topic {', '.join(missing)}; `streamgauge topics create` makes them"
-            )
+        # The broker that is asked may not have heard of topics that were made just now.
+        deadline_s = time.monotonic() + _HEARD_OF_S
+        while missing := [name for name in wanted if name not in existing]:
+            if time.monotonic() > deadline_s:
+                raise BrokerError(
+                    f"Kafka has no topic {', '.join(missing)}; "
+                    "`streamgauge topics create` makes them"
+                )
+            time.sleep(_ASK_AGAIN_S)
+            existing = self._existing()
         n_partitions = max(len(topic["partitions"]) for topic in existing.values())
         problems = list(self._problems(existing, n_partitions))
         if problems:

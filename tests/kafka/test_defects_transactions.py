@@ -88,7 +88,7 @@ def writers(app):
 def short_timeouts(monkeypatch):
     monkeypatch.setattr(kafka_client, "REQUEST_TIMEOUT_MS", 1000)
     monkeypatch.setattr(kafka_transaction, "_DELIVERY_TIMEOUT_MS", 1500)
-    monkeypatch.setattr(kafka_transaction, "_COMMIT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(kafka_transaction, "_COMMIT_TIMEOUT_S", 3.0)
 
 
 RESOLVE = (
@@ -135,6 +135,7 @@ def test_d1_a_writer_does_not_commit_what_has_not_arrived(
     assert kafka_proxy.n_seen(Api.END_TXN) == 0
     writer.abandon()
     kafka_proxy.clear()
+    monkeypatch.setattr(kafka_transaction, "_SEND_TIMEOUT_S", 4.0)
     writers().write([Row(topic, b"k", b"whole"), Row(app.topics.alarms, b"k", b"whole")])
     assert committed_values(kafka.bootstrap, topic) == [b"whole"]
     assert committed_values(kafka.bootstrap, app.topics.alarms) == [b"whole"]
@@ -264,9 +265,9 @@ def test_d4_the_commit_of_a_writer_has_a_deadline(kafka, kafka_proxy, app, write
     writer = writers()
     kafka_proxy.add(Rule(Call(lambda _: cut_off(kafka_proxy)), Api.END_TXN))
     began = time.monotonic()
-    with pytest.raises(BrokerTimeoutError, match="the commit was not confirmed within 1 s"):
+    with pytest.raises(BrokerTimeoutError, match="the commit was not confirmed within 3 s"):
         writer.write([Row(topic, b"k", b"1")])
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     writer.abandon()
     eventually(
         lambda: not [t for t in threading.enumerate() if t not in threads_before and ours(t)],
