@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
 
 from tests.kafka.cluster import Cluster
 from tests.kafka.proxy import FaultProxy
 from tests.kafka.shared import start_or_skip
+
+# How long an example takes says more about the machine than about us.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @dataclass(frozen=True)

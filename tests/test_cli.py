@@ -32,6 +32,7 @@ from consumers.embedded import EmbeddedBroker
 from consumers.settings import read_config
 from consumers.verify import Verified, verify_all
 from tests.harness import START_MS, read_topic
+from tests.processes import killed_at_last
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS = ROOT.parent / "shared" / "data" / "streams"
@@ -384,7 +385,7 @@ def test_produce_sends_the_bytes_of_each_line_keyed_by_model(streamgauge, tmp_pa
 def test_produce_does_not_keep_the_first_line_of_a_pipe_until_the_last(tmp_path):
     command = ["produce", "--topic", "labels", "--data-dir", str(tmp_path)]
     EmbeddedBroker(read_config(None, tmp_path)).close()
-    with subprocess.Popen(
+    with killed_at_last(
         [sys.executable, "-m", "consumers.cli", *command],
         cwd=ROOT,
         stdin=subprocess.PIPE,

@@ -535,7 +535,8 @@ def test_the_rate_is_kept_and_what_is_sent_is_seen_meanwhile(tmp_path, config):
         )
         took_s = time.monotonic() - started_s
     assert took_s >= 79 / 200 - sending.AHEAD_S
-    assert len(n_seen) > 5
+    # A sender that was held up catches up without a break.
+    assert len(n_seen) > 1
     assert all(n_sent == n_read for n_sent, n_read in n_seen)
 
 

@@ -97,8 +97,10 @@ def test_run_looks_after_its_sink(sink, tmp_path, monkeypatch, caplog):
     started = sink("dying")
 
     def stop():
-        until(lambda: len(started()) >= 3)
-        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            until(lambda: len(started()) >= 3)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     stopping = threading.Thread(target=stop)
     stopping.start()

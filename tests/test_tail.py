@@ -33,6 +33,7 @@ from consumers.tail_views import (
 from stream.config import load_config
 from stream.contracts import AlarmEvent, MetricPoint
 from stream.records import Record
+from tests.processes import killed_at_last
 
 ROOT = Path(__file__).parents[1]
 
@@ -377,7 +378,7 @@ with EmbeddedBroker(load_config({"broker": {"data_dir": sys.argv[1]}})) as broke
 
 
 def start(data_dir, how, stdout):
-    return subprocess.Popen(
+    return killed_at_last(
         [sys.executable, "-W", "error", "-c", PROGRAM, data_dir, how],
         cwd=ROOT,
         stdout=stdout,
@@ -392,7 +393,7 @@ def test_following_shows_new_records_at_once_and_control_c_ends_it_well(data_dir
         send(data_dir, "drift-alarms", alarm(index=2))
         assert json.loads(process.stdout.readline())["index"] == 2
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr.read() == b""
 
 
@@ -402,7 +403,7 @@ def test_a_closed_pipe_ends_it_quietly(data_dir):
         process.stdout.readline()
         process.stdout.close()
         send(data_dir, "drift-alarms", *(alarm(index=i) for i in range(100)))
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert process.stderr.read() == b""
 
 
@@ -410,16 +411,16 @@ def test_a_terminal_is_told_how_to_see_what_was_there_before(data_dir):
     send(data_dir, "drift-alarms", alarm(index=4321))
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "consumers.cli", "tail", "--topic", "alarms"]
-    with subprocess.Popen(
+    with killed_at_last(
         [*command, "--data-dir", data_dir], stdin=theirs, stdout=theirs, stderr=theirs
     ) as process:
         os.close(theirs)
-        seen, give_up_s = b"", time.monotonic() + 20
+        seen, give_up_s = b"", time.monotonic() + 60
         while b"old ones)" not in seen:
             assert time.monotonic() < give_up_s
             seen += os.read(ours, 65536)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     assert b"waiting for alarms ... (--from-start shows the old ones)" in seen
     assert b"4,321" not in seen
@@ -430,7 +431,7 @@ def test_a_terminal_is_told_what_is_waited_for_then_gets_a_live_table(data_dir):
     ours, theirs = pty.openpty()
     with start(data_dir, "table", theirs) as process:
         os.close(theirs)
-        seen, give_up_s = b"", time.monotonic() + 10
+        seen, give_up_s = b"", time.monotonic() + 60
         while b"waiting for alarms ..." not in seen and time.monotonic() < give_up_s:
             seen += os.read(ours, 65536)
         assert b"waiting for alarms ..." in seen
@@ -438,7 +439,7 @@ def test_a_terminal_is_told_what_is_waited_for_then_gets_a_live_table(data_dir):
         while b"4,321" not in seen and time.monotonic() < give_up_s:
             seen += os.read(ours, 65536)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     assert b"page_hinkley" in seen
     assert b"4,321" in seen

@@ -33,6 +33,7 @@ from stream.contracts import (
     RetrainWindow,
 )
 from tests.mlflow_server import MLflowServer
+from tests.processes import killed_at_last
 
 # MLflow 3.17 on SQLAlchemy 2.1.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -453,7 +454,7 @@ def test_a_drain_gives_up_on_a_store_that_stays_down_and_loses_nothing(
         drain.set()
         report = tracking.run_sink(down, broker, drain=drain, leave=leave, drain_timeout_s=1.2)
 
-    assert 1.2 <= time.monotonic() - started < 5
+    assert 1.2 <= time.monotonic() - started < 15
     assert (report.n_logged, report.n_waiting) == (0, 2500)
     (line,) = caplog.messages
     assert "Connection refused" in line
@@ -514,7 +515,7 @@ def server(tmp_path_factory, empty_store):
     server.stop()
 
 
-def until(condition, timeout_s=30):
+def until(condition, timeout_s=120):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
@@ -536,12 +537,8 @@ CHILD = """
 def sink_process(main, folder, uri):
     command = [sys.executable, "-c", textwrap.dedent(CHILD), main, str(folder), uri]
     pipe = subprocess.PIPE
-    child = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stderr=pipe, text=True)
-    try:
-        with child:
-            yield child
-    finally:
-        child.kill()
+    with killed_at_last(command, cwd=ROOT, stdin=pipe, stderr=pipe, text=True) as child:
+        yield child
 
 
 @pytest.mark.slow

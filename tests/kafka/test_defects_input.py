@@ -130,7 +130,8 @@ def test_d7_after_a_value_that_cannot_be_read_the_client_never_returns(kafka, ka
 
 @pytest.fixture
 def app(kafka, kafka_proxy, kafka_prefix):
-    settings = app_settings(kafka.proxy_bootstrap, kafka_prefix)
+    # After a lost session the error would be said anew.
+    settings = app_settings(kafka.proxy_bootstrap, kafka_prefix, session_timeout="10s")
     return make_app(settings, n_partitions=2, at=kafka.bootstrap)
 
 

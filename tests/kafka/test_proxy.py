@@ -110,10 +110,9 @@ def test_delays(kafka_proxy, port, action):
     kafka_proxy.add(Rule(action, Api.METADATA))
     began = time.monotonic()
     assert ask(port, metadata()).brokers
-    assert 0.3 <= time.monotonic() - began < 2
-    began = time.monotonic()
+    assert time.monotonic() - began >= 0.3
     assert ask(port, metadata()).brokers
-    assert time.monotonic() - began < 0.3
+    assert [seen.action for seen in kafka_proxy.seen].count(action) == 1
 
 
 @pytest.mark.parametrize("action", [fail, refuse])

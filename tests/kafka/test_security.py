@@ -137,7 +137,7 @@ def way(request, kafka_secured):
 def configure(kafka_secured, kafka_prefix, tmp_path, monkeypatch):
     """Writes a configuration with the secret in the environment or a file; its path."""
 
-    def write(way, where="env", *, secret=None, timeout="5s", **security):
+    def write(way, where="env", *, secret=None, timeout="20s", **security):
         secret = way.secret if secret is None else secret
         if where == "env":
             monkeypatch.setenv(VARIABLE, secret)
@@ -224,7 +224,7 @@ def refused(ended, *words):
 def test_a_secret_that_is_wrong(streamgauge, configure, way, caplog):
     caplog.set_level(logging.DEBUG)
     wrong = token("streamgauge", -3600) if way.field == "sasl_token" else "wrong-secret"
-    ended = streamgauge("topics", "check", "-c", configure(way, secret=wrong, timeout="2s"))
+    ended = streamgauge("topics", "check", "-c", configure(way, secret=wrong, timeout="4s"))
     line = refused(ended)
     if way.field == "ssl_key_password":
         assert ended.status == 2
@@ -259,7 +259,7 @@ def test_a_broker_of_another_authority(streamgauge, configure, kafka_secured, tm
     path = tmp_path / "other.pem"
     path.write_bytes(Authority().certificate)
     way = ways(kafka_secured.security)[name]
-    config = configure(way, timeout="2s", ssl_cafile=str(path))
+    config = configure(way, timeout="4s", ssl_cafile=str(path))
     ended = streamgauge("topics", "check", "-c", config)
     assert ended.status == 1
     refused(ended, "certificate verify failed", "broker.security")
@@ -268,7 +268,7 @@ def test_a_broker_of_another_authority(streamgauge, configure, kafka_secured, tm
 
 def test_a_client_without_a_certificate(streamgauge, configure, kafka_secured):
     way = ways(kafka_secured.security)["mTLS"]
-    config = configure(way, timeout="2s", ssl_certfile=None, ssl_keyfile=None)
+    config = configure(way, timeout="4s", ssl_certfile=None, ssl_keyfile=None)
     ended = streamgauge("topics", "check", "-c", config)
     assert ended.status == 1
     refused(ended, "broker.security")
