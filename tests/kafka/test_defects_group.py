@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +17,9 @@ from consumers.kafka_membership import Membership
 from consumers.kafka_tasks import KafkaTasks
 from tests.kafka.apps import a_commit, app_settings, eventually, evict, make_app, take_over
 from tests.kafka.bare import committed_values, consuming, mended
+from tests.kafka.cluster import Cluster
 from tests.kafka.rules import Api, DelayRequest, Rule
+from tests.kafka.shared import start_or_skip
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -149,19 +151,42 @@ def test_d10_one_that_was_thrown_out_claims_what_it_had(kafka, kafka_proxy, app)
 def test_d10_a_worker_claims_what_it_has(kafka, kafka_proxy, kafka_prefix):
     settings = app_settings(kafka.proxy_bootstrap, kafka_prefix)
     app = make_app(settings, n_partitions=6, at=kafka.bootstrap)
-    topic = app.topics.predictions
-    with ExitStack() as stack:
-        first = stack.enter_context(closing(Membership(app, app.app, topic)))
+    with members(app, 1) as (first,):
         eventually(lambda: first.assigned() == set(range(6)), "all partitions")
         claimed = claims(kafka_proxy)
-        second = stack.enter_context(closing(Membership(app, app.app, topic)))
-        eventually(lambda: len(first.assigned()) == len(second.assigned()) == 3, "a half for each")
-        assert set(range(6)) in claimed, "who is asked to join again has what it had"
-        claimed.clear()
-        evict(app)
-        eventually(lambda: len(claimed) > 1, "joining again")
-        assert claimed[0] == set()
-        eventually(
-            lambda: sorted([*first.assigned(), *second.assigned()]) == list(range(6)),
-            "each partition to be somebody's",
-        )
+        with members(app, 1) as (second,):
+            eventually(lambda: sizes(first, second) == [3, 3], "a half for each")
+            assert set(range(6)) in claimed, "who is asked to join again has what it had"
+            claimed.clear()
+            evict(app)
+            eventually(lambda: claimed, "joining again")
+            assert claimed[0] == set()
+
+
+@pytest.mark.slow
+def test_d10_each_partition_is_somebodys_after_all_were_thrown_out(tmp_path, kafka_prefix):
+    # As clusters do that are not made for tests, it lets an empty group gather before it shares.
+    cluster = Cluster(tmp_path, 1, settings={"group.initial.rebalance.delay.ms": "1500"})
+    start_or_skip(cluster)
+    try:
+        app = make_app(app_settings(cluster.bootstrap, kafka_prefix), n_partitions=6)
+        with members(app, 3) as three:
+            eventually(lambda: sizes(*three) == [2, 2, 2], "two partitions for each")
+            evict(app)
+            # With the fourth some of what the three had has to move.
+            with members(app, 1) as fourth:
+                eventually(lambda: sizes(*three, *fourth) == [1, 1, 2, 2], "its share for each")
+                assert set.union(*(m.assigned() for m in (*three, *fourth))) == set(range(6))
+    finally:
+        cluster.stop()
+
+
+@contextmanager
+def members(app, n):
+    with ExitStack() as stack:
+        topic = app.topics.predictions
+        yield [stack.enter_context(closing(Membership(app, app.app, topic))) for _ in range(n)]
+
+
+def sizes(*members):
+    return sorted(len(member.assigned()) for member in members)
