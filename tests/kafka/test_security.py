@@ -179,10 +179,22 @@ def outcomes(n):
     )
 
 
-@pytest.mark.parametrize("where", ["env", "file"])
-def test_from_topics_to_tail(streamgauge, configure, way, where, tmp_path, caplog):
+def test_a_secret_from_a_file(streamgauge, configure, way, caplog):
     caplog.set_level(logging.DEBUG)
-    config = configure(way, where)
+    config = configure(way, "file")
+    said = [
+        streamgauge(*command, "-c", config)
+        for command in (("topics", "create"), ("config", "show"))
+    ]
+    assert [ended.err for ended in said if ended.status] == []
+    assert said[0].out.startswith("made ")
+    for text in (*(ended.out + ended.err for ended in said), caplog.text):
+        assert way.secret not in text
+
+
+def test_from_topics_to_tail(streamgauge, configure, way, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    config = configure(way)
     labels = tmp_path / "labels.jsonl"
     labels.write_text(outcomes(30))
     said = [
@@ -224,7 +236,7 @@ def refused(ended, *words):
 def test_a_secret_that_is_wrong(streamgauge, configure, way, caplog):
     caplog.set_level(logging.DEBUG)
     wrong = token("streamgauge", -3600) if way.field == "sasl_token" else "wrong-secret"
-    ended = streamgauge("topics", "check", "-c", configure(way, secret=wrong, timeout="4s"))
+    ended = streamgauge("topics", "check", "-c", configure(way, secret=wrong, timeout="3s"))
     line = refused(ended)
     if way.field == "ssl_key_password":
         assert ended.status == 2
@@ -259,7 +271,7 @@ def test_a_broker_of_another_authority(streamgauge, configure, kafka_secured, tm
     path = tmp_path / "other.pem"
     path.write_bytes(Authority().certificate)
     way = ways(kafka_secured.security)[name]
-    config = configure(way, timeout="4s", ssl_cafile=str(path))
+    config = configure(way, timeout="3s", ssl_cafile=str(path))
     ended = streamgauge("topics", "check", "-c", config)
     assert ended.status == 1
     refused(ended, "certificate verify failed", "broker.security")
@@ -268,7 +280,7 @@ def test_a_broker_of_another_authority(streamgauge, configure, kafka_secured, tm
 
 def test_a_client_without_a_certificate(streamgauge, configure, kafka_secured):
     way = ways(kafka_secured.security)["mTLS"]
-    config = configure(way, timeout="4s", ssl_certfile=None, ssl_keyfile=None)
+    config = configure(way, timeout="3s", ssl_certfile=None, ssl_keyfile=None)
     ended = streamgauge("topics", "check", "-c", config)
     assert ended.status == 1
     refused(ended, "broker.security")
