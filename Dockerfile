@@ -5,6 +5,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY detectors detectors
 COPY stream stream
 COPY consumers consumers
+COPY streamgauge streamgauge
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir -c constraints.txt '.[postgres]'
 

@@ -71,10 +71,10 @@ docs: $(INSTALLED) ## Write the schemas of what is published to docs/.
 	@$(BIN)/python docs/generate.py
 
 kafka: $(INSTALLED) ## Start Apache Kafka on this machine (Java 17, Maven); BROKERS=3 for three.
-	@$(BIN)/python -m tests.kafka.cluster start --brokers $(BROKERS)
+	@$(BIN)/python -m tests.support.kafka.cluster start --brokers $(BROKERS)
 
 kafka-stop: $(INSTALLED) ## Stop it; what it has stored stays.
-	@$(BIN)/python -m tests.kafka.cluster stop
+	@$(BIN)/python -m tests.support.kafka.cluster stop
 
 clean: ## Remove what the targets above have made.
 	@rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis streamgauge-demo

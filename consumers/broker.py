@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from stream.records import Headers, Output, Record
+    from streamgauge.stream.records import Headers, Output, Record
 
 
 class BrokerError(Exception):

@@ -17,21 +17,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from consumers.demo_stream import MODEL, demo_stream
-from consumers.settings import open_broker, state_key
-from consumers.sink_process import SinkProcess
-from consumers.tables import plain_table
-from consumers.tail_views import sparkline
-from consumers.worker import Worker
-from stream.config import load_config
+from streamgauge.consumers.child_process import SinkProcess
+from streamgauge.consumers.connect import open_broker, state_key
+from streamgauge.consumers.terminal.tables import plain_table
+from streamgauge.consumers.terminal.views import sparkline
+from streamgauge.consumers.traffic.demo_stream import MODEL, demo_stream
+from streamgauge.consumers.worker import Worker
+from streamgauge.stream.config import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from consumers.broker import Broker, Producer
-    from consumers.demo_stream import DemoStream, TrueChange
-    from stream.config import Config
-    from stream.records import Output
+    from streamgauge.consumers.broker import Broker, Producer
+    from streamgauge.consumers.traffic.demo_stream import DemoStream, TrueChange
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.records import Output
 
 _MARKER = "demo.json"
 _CHUNK = 400
@@ -121,7 +121,7 @@ def run_demo(directory: Path, *, seed: int, progress: bool) -> None:
     Raises:
         DemoError: the folder holds something else.
     """
-    from consumers.tracking import charts_url, mlflow_ui_command
+    from streamgauge.consumers.mlflow.sink import charts_url, mlflow_ui_command
 
     console = Console()
     _prepare(directory)

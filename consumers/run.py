@@ -9,19 +9,19 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from consumers.announce import announcer
-from consumers.broker import BrokerTimeoutError
-from consumers.settings import open_broker, state_key
-from consumers.sink_process import SinkProcess
-from consumers.summary import summarize
-from consumers.warmup import warm_up_for
-from consumers.worker import Worker
+from streamgauge.consumers.broker import BrokerTimeoutError
+from streamgauge.consumers.child_process import SinkProcess
+from streamgauge.consumers.connect import open_broker, state_key
+from streamgauge.consumers.summary import summarize
+from streamgauge.consumers.terminal.announce import announcer
+from streamgauge.consumers.warmup import warm_up_for
+from streamgauge.consumers.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from stream.config import Config
+    from streamgauge.stream.config import Config
 
 _PULSE_S = 1.0
 # Much longer than a broker takes that is there, and less than whoever stops us is ready to wait.

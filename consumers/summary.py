@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from consumers.documents import document
+from streamgauge.consumers.published import document
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from consumers.broker import Broker
-    from stream.config import Config
-    from stream.engine import Totals
-    from stream.records import Record
+    from streamgauge.consumers.broker import Broker
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.engine import Totals
+    from streamgauge.stream.records import Record
 
 _ALARM_FIELDS = (
     "model",

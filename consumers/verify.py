@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from consumers.broker import NotRetainedError
-from stream.engine import Engine
+from streamgauge.consumers.broker import NotRetainedError
+from streamgauge.stream.engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from consumers.broker import Broker, JournalEntry
-    from stream.config import Config
-    from stream.records import Record
+    from streamgauge.consumers.broker import Broker, JournalEntry
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.records import Record
 
 
 Outcome = Literal["agrees", "differs", "not comparable"]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from detectors import Bank, make_detector
-from detectors.compiled import FUNCTIONS
-from detectors.kinds import KINDS
-from detectors.row import RowDetector
+from streamgauge.detectors import Bank, make_detector
+from streamgauge.detectors.compiled import FUNCTIONS
+from streamgauge.detectors.kinds import KINDS
+from streamgauge.detectors.row import RowDetector
 
 if TYPE_CHECKING:
-    from detectors import Detector
-    from stream.config import Config
+    from streamgauge.detectors import Detector
+    from streamgauge.stream.config import Config
 
 # What every detector takes, those of 0 and 1 too; enough for windows to grow, and changes.
 _VALUES = np.repeat([0.0, 1.0, 0.0], 250)

@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from consumers.broker import (
+from streamgauge.consumers.broker import (
     BrokerError,
     BrokerTimeoutError,
     Commit,
@@ -18,14 +18,14 @@ from consumers.broker import (
     PartitionsTakenError,
     Position,
 )
-from stream.engine import Engine, Totals
+from streamgauge.stream.engine import Engine, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from consumers.broker import Batch, Rebalance, TakenOver, Tasks
-    from stream.config import Config
-    from stream.records import Output, Record
+    from streamgauge.consumers.broker import Batch, Rebalance, TakenOver, Tasks
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.records import Output, Record
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 >>> import random
 >>> import numpy as np
->>> from detectors import make_detector
+>>> from streamgauge.detectors import make_detector
 >>> rng = random.Random(7)
 >>> errors = rng.choices([0, 1], [9, 1], k=2000) + rng.choices([0, 1], [7, 3], k=500)
 >>> for alarm in make_detector("ADWIN").update_many(np.array(errors)):
@@ -15,24 +15,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from detectors.base import Alarm, Detector, DetectorError
-from detectors.kinds import KINDS
+from streamgauge.detectors.base import Alarm, Detector, DetectorError
+from streamgauge.detectors.kinds import KINDS
 
 if TYPE_CHECKING:
-    from detectors.adwin import ADWIN
-    from detectors.bank import Bank
-    from detectors.conformal_esr import ConformalESR
-    from detectors.ddm import DDM
-    from detectors.eddm import EDDM
-    from detectors.factory import detector_from_state, make_detector
-    from detectors.fhddm import FHDDM
-    from detectors.focus import FOCuS
-    from detectors.hddm_a import HDDM_A
-    from detectors.hddm_w import HDDM_W
-    from detectors.kswin import KSWIN
-    from detectors.mixture_esr import MixtureESR
-    from detectors.page_hinkley import PageHinkley
-    from detectors.river import RiverDetector
+    from streamgauge.detectors.adwin import ADWIN
+    from streamgauge.detectors.bank import Bank
+    from streamgauge.detectors.conformal_esr import ConformalESR
+    from streamgauge.detectors.ddm import DDM
+    from streamgauge.detectors.eddm import EDDM
+    from streamgauge.detectors.factory import detector_from_state, make_detector
+    from streamgauge.detectors.fhddm import FHDDM
+    from streamgauge.detectors.focus import FOCuS
+    from streamgauge.detectors.hddm_a import HDDM_A
+    from streamgauge.detectors.hddm_w import HDDM_W
+    from streamgauge.detectors.kswin import KSWIN
+    from streamgauge.detectors.mixture_esr import MixtureESR
+    from streamgauge.detectors.page_hinkley import PageHinkley
+    from streamgauge.detectors.river import RiverDetector
 
 __all__ = [
     "ADWIN",
@@ -58,10 +58,10 @@ __all__ = [
 # Imported when they are asked for, because they import numba or River.
 _HOMES = {
     **KINDS,
-    "Bank": "detectors.bank",
-    "RiverDetector": "detectors.river",
-    "detector_from_state": "detectors.factory",
-    "make_detector": "detectors.factory",
+    "Bank": "streamgauge.detectors.bank",
+    "RiverDetector": "streamgauge.detectors.river",
+    "detector_from_state": "streamgauge.detectors.factory",
+    "make_detector": "streamgauge.detectors.factory",
 }
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from detectors import checks
-from detectors.compiled import (
+from streamgauge.detectors import checks
+from streamgauge.detectors.compiled import (
     DIRECTION,
     DRIFT,
     GROW,
@@ -21,7 +21,7 @@ from detectors.compiled import (
     compiled,
     loops,
 )
-from detectors.row import RowDetector
+from streamgauge.detectors.row import RowDetector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

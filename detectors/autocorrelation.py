@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from detectors.compiled import compiled
+from streamgauge.detectors.compiled import compiled
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,8 +13,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from detectors import checks
-from detectors.compiled import (
+from streamgauge.detectors import checks
+from streamgauge.detectors.compiled import (
     DIRECTION,
     GROW,
     MEAN_AFTER,
@@ -27,15 +27,15 @@ from detectors.compiled import (
     compiled,
     compiled_making,
 )
-from detectors.factory import make_detector
-from detectors.row import RowDetector, usable
+from streamgauge.detectors.factory import make_detector
+from streamgauge.detectors.row import RowDetector, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-    from detectors.compiled import Loops
+    from streamgauge.detectors.compiled import Loops
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class Bank:
         detector: what kind of detector, with which parameters; what it has seen does not matter.
 
     >>> import numpy as np
-    >>> from detectors import PageHinkley
+    >>> from streamgauge.detectors import PageHinkley
     >>> bank = Bank(PageHinkley(threshold=10))
     >>> ids = bank.add(1000)
     >>> quiet = bank.update(ids.repeat(40), np.tile([0.2, 0.4], 20_000))

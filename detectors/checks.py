@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from detectors.base import finite
+from streamgauge.detectors.base import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

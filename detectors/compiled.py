@@ -12,8 +12,8 @@ A detector whose memory grows has rows of several widths, of which a narrow one 
 a wide one and the rest 0. Where the row is too narrow for one more value, its step says GROW before
 it has changed anything, and is called again with a wider row.
 
-Compiled code is kept in files (`detectors.code_cache`), so that it is compiled once for each
-machine. It releases the GIL, except where it takes a single value.
+Compiled code is kept in files (`streamgauge.detectors.code_cache`), so that it is
+compiled once for each machine. It releases the GIL, except where it takes a single value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numba
 
-from detectors.code_cache import CodeCache
+from streamgauge.detectors.code_cache import CodeCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable

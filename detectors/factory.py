@@ -5,20 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from detectors.checks import made
-from detectors.kinds import KINDS
+from streamgauge.detectors.checks import made
+from streamgauge.detectors.kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from detectors.base import Detector
+    from streamgauge.detectors.base import Detector
 
 
 def make_detector(kind: str, params: Mapping[str, Any] | None = None) -> Detector:
     """A new detector.
 
     Args:
-        kind: one of `detectors.kinds.KINDS`, or the import path of any River detector.
+        kind: one of `streamgauge.detectors.kinds.KINDS`, or the import path of any River detector.
         params: its parameters; what is not given has its default.
 
     Raises:
@@ -59,6 +59,6 @@ def _kind(kind: str) -> Any:
 
 
 def _river_detector() -> Any:
-    from detectors.river import RiverDetector
+    from streamgauge.detectors.river import RiverDetector
 
     return RiverDetector

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from detectors import checks
-from detectors.compiled import (
+from streamgauge.detectors import checks
+from streamgauge.detectors.compiled import (
     DIRECTION,
     DRIFT,
     MEAN_AFTER,
@@ -18,7 +18,7 @@ from detectors.compiled import (
     compiled,
     loops,
 )
-from detectors.row import RowDetector
+from streamgauge.detectors.row import RowDetector
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from detectors import checks
-from detectors.compiled import (
+from streamgauge.detectors import checks
+from streamgauge.detectors.compiled import (
     DIRECTION,
     DRIFT,
     MEAN_AFTER,
@@ -22,7 +22,7 @@ from detectors.compiled import (
     compiled,
     loops,
 )
-from detectors.row import RowDetector, usable
+from streamgauge.detectors.row import RowDetector, usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from detectors import autocorrelation, checks
-from detectors.autocorrelation import expected, remember
-from detectors.compiled import (
+from streamgauge.detectors import autocorrelation, checks
+from streamgauge.detectors.autocorrelation import expected, remember
+from streamgauge.detectors.compiled import (
     DIRECTION,
     DRIFT,
     MEAN_AFTER,
@@ -21,7 +21,7 @@ from detectors.compiled import (
     compiled,
     loops,
 )
-from detectors.row import RowDetector
+from streamgauge.detectors.row import RowDetector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,7 +128,7 @@ class MixtureESR(RowDetector):
             after an alarm as well; None estimates it by the running mean since the last alarm.
         sides: look for a mean that goes `up`, `down`, or `both`.
         autocorrelated: bet against the mean that the last 4 values let expect (see
-            `detectors.autocorrelation`), instead of m.
+            `streamgauge.detectors.autocorrelation`), instead of m.
 
     Every component k bets, at every value anew, that the odds of m have changed by a ratio r_k
     (8 ratios from 1.15 to 40 up, and their inverses down). With a_k = r_k - 1 its factor for a

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 from river import __version__ as river_version
 from river.base import BinaryDriftDetector, DriftDetector
 
-from detectors import checks, codec
-from detectors.base import Alarm, DetectorError, Direction, Kind
-from detectors.row import usable
-from detectors.split import Past
+from streamgauge.detectors import checks, codec
+from streamgauge.detectors.base import Alarm, DetectorError, Direction, Kind
+from streamgauge.detectors.row import usable
+from streamgauge.detectors.split import Past
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ class RiverDetector:
     detector stays in it; where a value raises both, there is only the drift. River says no more
     than that the stream has changed: `statistic` and `threshold` are NaN. `direction`, `onset` and
     the means are ours: of the split of the values since the last baseline, that of the alarm among
-    them, at which the mean has changed most clearly (`detectors.split`). Where that is less than
+    them, at which the mean has changed most clearly (`detectors/split.py`). Where that is less than
     half of what ADWIN would ask for, the mean has hardly changed, but perhaps the spread:
     `direction` is `none`, `onset` is the index of the alarm, `mean_before` the mean of all of
     these values, and `mean_after` is NaN.
@@ -53,7 +53,7 @@ class RiverDetector:
 
     Raises:
         ValueError: there is nothing at `path`, or no detector, or it refuses `params`, or its
-            state is not something that `detectors.codec` can keep.
+            state is not something that `streamgauge.detectors.codec` can keep.
 
     >>> import random
     >>> rng = random.Random(42)

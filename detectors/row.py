@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from detectors import checks
-from detectors.base import Alarm, Direction, Kind
-from detectors.compiled import (
+from streamgauge.detectors import checks
+from streamgauge.detectors.base import Alarm, Direction, Kind
+from streamgauge.detectors.compiled import (
     DIRECTION,
     GROW,
     MEAN_AFTER,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from detectors.compiled import Loops
+    from streamgauge.detectors.compiled import Loops
 
 _DIRECTIONS: tuple[Direction, ...] = ("none", "up", "down")  # by 0, 1 and -1
 _N = 1  # where the row has the count of the values that it knows of
@@ -39,7 +39,7 @@ _CHUNK = 1 << 16
 
 
 class RowDetector(ABC):
-    """The common part of the compiled detectors; `detectors.base.Detector` says what it promises.
+    """The common part of the compiled detectors; `Detector` (base.py) says what it promises.
 
     A subclass says what it is called in a state and a configuration (`kind`), the version of its
     row's layout (`row_format`), whether it takes only 0 and 1 (`is_binary`) or values of which

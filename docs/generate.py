@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import yaml
 
-from stream.config import Config, Topics
-from stream.contracts import RETRAIN_REQUESTED, AlarmEvent, MetricPoint, RetrainRequest
-from stream.events import Label, Prediction
+from streamgauge.stream.config import Config, Topics
+from streamgauge.stream.contracts import RETRAIN_REQUESTED, AlarmEvent, MetricPoint, RetrainRequest
+from streamgauge.stream.events import Label, Prediction
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stream.records import Record
+    from streamgauge.stream.records import Record
 
 
 def cut(
@@ -61,7 +61,7 @@ def cut(
 def merge(predictions: Sequence[Record], labels: Sequence[Record]) -> list[tuple[bool, Record]]:
     """The records of one batch in merged order, each with whether it is a label.
 
-    >>> from stream.records import Record
+    >>> from streamgauge.stream.records import Record
     >>> early, late = (Record("p", 0, i, t, None, b"") for i, t in enumerate((10, 30)))
     >>> label = Record("l", 0, 0, 20, None, b"")
     >>> [(is_label, record.timestamp_ms) for is_label, record in merge([early, late], [label])]

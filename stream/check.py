@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from detectors import make_detector
-from stream.config import ConfigError
-from stream.learner import check_keepable, make_river_model
+from streamgauge.detectors import make_detector
+from streamgauge.stream.config import ConfigError
+from streamgauge.stream.signals.learner import check_keepable, make_river_model
 
 if TYPE_CHECKING:
-    from detectors import Detector
-    from stream.config import Config, LearnerConfig, ModelConfig, Task
+    from streamgauge.detectors import Detector
+    from streamgauge.stream.config import Config, LearnerConfig, ModelConfig, Task
 
 
 def check_components(config: Config) -> None:

@@ -19,9 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from detectors.kinds import KINDS
-from stream.config_errors import explain
-from stream.contracts import Approval
+from streamgauge.detectors.kinds import KINDS
+from streamgauge.stream.config_errors import explain
+from streamgauge.stream.contracts import Approval
 
 Task = Literal["classification", "regression"]
 

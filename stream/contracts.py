@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-from detectors.base import Direction
+from streamgauge.detectors.base import Direction
 
 RETRAIN_REQUESTED = "io.streamgauge.retrain.requested.v1"
 

@@ -14,14 +14,14 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import astuple
 
-from stream.align import merge
-from stream.events import EventError, decode_label, decode_prediction
-from stream.idle import IdleModels
-from stream.join import JoinCounts
-from stream.model import ModelState
-from stream.monitor import Alarmed, DataProblem, Metrics, Monitor
-from stream.publish import Publisher
-from stream.snapshot import (
+from streamgauge.stream.align import merge
+from streamgauge.stream.events import EventError, decode_label, decode_prediction
+from streamgauge.stream.eviction import IdleModels
+from streamgauge.stream.join import JoinCounts
+from streamgauge.stream.model import ModelState
+from streamgauge.stream.monitor import Alarmed, DataProblem, Metrics, Monitor
+from streamgauge.stream.publish import Publisher
+from streamgauge.stream.snapshot import (
     JoinLog,
     SnapshotError,
     chunk_name,
@@ -34,10 +34,10 @@ from stream.snapshot import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from stream.config import Config
-    from stream.events import Label, Prediction
-    from stream.model import Found
-    from stream.records import Output, Record
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.events import Label, Prediction
+    from streamgauge.stream.model import Found
+    from streamgauge.stream.records import Output, Record
 
 _ENGINE = "engine"
 
@@ -101,8 +101,8 @@ class Engine:
     def process(self, predictions: Sequence[Record], labels: Sequence[Record]) -> list[Output]:
         """Take one batch of a partition; return what to write, in order.
 
-        The two inputs are merged by their records' timestamps (see `stream.align`). A record that
-        cannot be used becomes a dead letter. Nothing is raised for any record whatsoever.
+        The two inputs are merged by their records' timestamps (see align.py). A record that cannot
+        be used becomes a dead letter. Nothing is raised for any record whatsoever.
         """
         outputs: list[Output] = []
         points: list[tuple[int, Output]] = []

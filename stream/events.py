@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from stream.config import EventLimits, Task
+from streamgauge.stream.config import EventLimits, Task
 
 # What decoding raises; RecursionError comes of deep nesting.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

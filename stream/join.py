@@ -15,14 +15,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stream.config import Task
-from stream.events import Features, Probability, Value
+from streamgauge.stream.config import Task
+from streamgauge.stream.events import Features, Probability, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from stream.config import Join
-    from stream.events import Label, Prediction
+    from streamgauge.stream.config import Join
+    from streamgauge.stream.events import Label, Prediction
 
 # Ages are checked once in this many steps of the age, not at each event.
 _SWEEPS_PER_AGE = 64

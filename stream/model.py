@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from stream.events import EventError
-from stream.join import ModelJoin
-from stream.learner import Learner, LearnerStateError
-from stream.monitor import DataProblem, Finding, Monitor
-from stream.serving import Serving, ServingState
-from stream.snapshot import pack, unpack
-from stream.task import Evidence, TaskSpec
+from streamgauge.stream.events import EventError
+from streamgauge.stream.join import ModelJoin
+from streamgauge.stream.monitor import DataProblem, Finding, Monitor
+from streamgauge.stream.served_version import Serving, ServingState
+from streamgauge.stream.signals.learner import Learner, LearnerStateError
+from streamgauge.stream.snapshot import pack, unpack
+from streamgauge.stream.task import Evidence, TaskSpec
 
 if TYPE_CHECKING:
-    from stream.config import Config, Task
-    from stream.events import Label, Prediction, Value
-    from stream.join import Outcome, Pending
+    from streamgauge.stream.config import Config, Task
+    from streamgauge.stream.events import Label, Prediction, Value
+    from streamgauge.stream.join import Outcome, Pending
 
 
 class Found(NamedTuple):
@@ -87,7 +87,7 @@ class ModelState:
 
     @property
     def version(self) -> str:
-        """The served version (see `stream.serving`), empty before the first prediction."""
+        """The served version (see served_version.py), empty before the first prediction."""
         return self._serving.served
 
     def take_prediction(self, event: Prediction, offset: int) -> None:

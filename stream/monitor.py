@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from stream.loss import make_loss
-from stream.performance import Performance
-from stream.policy import Episode, EpisodeAlarm, Policy
-from stream.signal import Failed, Found, Signal
-from stream.window import Block, Columns, WindowIndex
+from streamgauge.stream.performance import Performance
+from streamgauge.stream.policy import Episode, EpisodeAlarm, Policy
+from streamgauge.stream.signals.loss import make_loss
+from streamgauge.stream.signals.signal import Failed, Found, Signal
+from streamgauge.stream.window import Block, Columns, WindowIndex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from stream.config import ModelConfig, Task
-    from stream.contracts import AlarmKind
-    from stream.join import Outcome
-    from stream.learner import Learner
+    from streamgauge.stream.config import ModelConfig, Task
+    from streamgauge.stream.contracts import AlarmKind
+    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.signals.learner import Learner
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stream.loss import absolute_errors, log_losses, wrong
-from stream.window import running_sum
+from streamgauge.stream.signals.loss import absolute_errors, log_losses, wrong
+from streamgauge.stream.window import running_sum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from stream.config import ModelConfig, Task
-    from stream.join import Outcome
+    from streamgauge.stream.config import ModelConfig, Task
+    from streamgauge.stream.join import Outcome
 
 
 class _Tail:

@@ -16,12 +16,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stream.contracts import Reason
+from streamgauge.stream.contracts import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stream.config import ModelConfig
+    from streamgauge.stream.config import ModelConfig
 
 # An episode's request carries this many of its alarms, the first ones.
 _ALARMS_MAX = 32

@@ -11,7 +11,7 @@ from cloudevents.core.bindings.kafka import to_binary
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from stream.contracts import (
+from streamgauge.stream.contracts import (
     RETRAIN_REQUESTED,
     AlarmEvent,
     BeforeAfter,
@@ -20,15 +20,15 @@ from stream.contracts import (
     RetrainWindow,
     Severity,
 )
-from stream.monitor import known
-from stream.records import Output
+from streamgauge.stream.monitor import known
+from streamgauge.stream.records import Output
 
 if TYPE_CHECKING:
-    from stream.config import Config
-    from stream.events import EventError
-    from stream.monitor import Alarmed, DataProblem, Metrics, Retrain
-    from stream.policy import EpisodeAlarm
-    from stream.records import Record
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.events import EventError
+    from streamgauge.stream.monitor import Alarmed, DataProblem, Metrics, Retrain
+    from streamgauge.stream.policy import EpisodeAlarm
+    from streamgauge.stream.records import Record
 
 # A rise of the mean loss (in [0, 1]) from these on.
 _MODERATE_RISE = 0.05
@@ -61,7 +61,7 @@ class Publisher:
         timestamp_ms: int,
         values: dict[str, float],
     ) -> Output:
-        """A metric point, as `stream.contracts.MetricPoint` describes it."""
+        """A metric point, as `streamgauge.stream.contracts.MetricPoint` describes it."""
         value = msgspec.json.encode(
             {
                 "model": model,

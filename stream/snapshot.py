@@ -13,12 +13,12 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from stream.join import Change
+from streamgauge.stream.join import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from stream.join import ModelJoin
+    from streamgauge.stream.join import ModelJoin
 
 FORMAT = 2
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct
 
-from stream.config import Task
-from stream.events import EventError, Value
+from streamgauge.stream.config import Task
+from streamgauge.stream.events import EventError, Value
 
 if TYPE_CHECKING:
-    from stream.config import ModelConfig
-    from stream.events import Label, Prediction
-    from stream.join import Pending
+    from streamgauge.stream.config import ModelConfig
+    from streamgauge.stream.events import Label, Prediction
+    from streamgauge.stream.join import Pending
 
 ValueKind = Literal["text", "number"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from stream.join import Outcome
+    from streamgauge.stream.join import Outcome
 
 _BLOCK = 32
 _BLOCKS_PER_SIZE = 8

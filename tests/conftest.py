@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import settings
 
-from tests.kafka.cluster import Cluster
-from tests.kafka.proxy import FaultProxy
-from tests.kafka.shared import start_or_skip
+from tests.support.kafka.cluster import Cluster
+from tests.support.kafka.proxy import FaultProxy
+from tests.support.kafka.shared import start_or_skip
 
 # How long an example takes says more about the machine than about us.
 settings.register_profile("no deadline", deadline=None)

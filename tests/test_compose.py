@@ -11,9 +11,9 @@ import click
 import pytest
 import yaml
 
-from consumers.cli import cli
-from consumers.settings import read_config
-from stream.check import check_components
+from streamgauge.consumers.cli.main import cli
+from streamgauge.consumers.connect import read_config
+from streamgauge.stream.check import check_components
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

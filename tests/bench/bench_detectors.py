@@ -14,9 +14,9 @@ import tracemalloc
 import numpy as np
 from rich.console import Console
 
-from consumers.tables import plain_table
-from detectors import Bank, make_detector
-from detectors.kinds import KINDS
+from streamgauge.consumers.terminal.tables import plain_table
+from streamgauge.detectors import Bank, make_detector
+from streamgauge.detectors.kinds import KINDS
 from tests.bench import peers
 from tests.bench.measuring import describe, median_us
 

@@ -15,18 +15,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from consumers.broker import Commit, Position
-from consumers.embedded import EmbeddedBroker
-from consumers.tables import plain_table
-from consumers.tracking import MLflowSink
-from consumers.tracking_store import connect
-from consumers.worker import Worker
-from stream.align import merge
-from stream.config import load_config
-from stream.engine import Engine
-from stream.events import decode_label, decode_prediction
-from stream.join import ModelJoin
-from stream.monitor import Monitor
+from streamgauge.consumers.broker import Commit, Position
+from streamgauge.consumers.embedded.broker import EmbeddedBroker
+from streamgauge.consumers.mlflow.sink import MLflowSink
+from streamgauge.consumers.mlflow.store import connect
+from streamgauge.consumers.terminal.tables import plain_table
+from streamgauge.consumers.worker import Worker
+from streamgauge.stream.align import merge
+from streamgauge.stream.config import load_config
+from streamgauge.stream.engine import Engine
+from streamgauge.stream.events import decode_label, decode_prediction
+from streamgauge.stream.join import ModelJoin
+from streamgauge.stream.monitor import Monitor
 from tests.bench.measuring import Clock, describe, median_us
 from tests.bench.naive import naive_loop
 from tests.bench.workload import Workload, generate

@@ -19,18 +19,18 @@ from pathlib import Path
 from kafka import TopicPartition
 from rich.console import Console
 
-from consumers.broker import Commit, Position
-from consumers.kafka import KafkaBroker
-from consumers.kafka_client import make_consumer
-from consumers.kafka_topics import Admin
-from consumers.tables import plain_table
-from stream.config import load_config
-from stream.engine import Engine
+from streamgauge.consumers.broker import Commit, Position
+from streamgauge.consumers.kafka.broker import KafkaBroker
+from streamgauge.consumers.kafka.client import make_consumer
+from streamgauge.consumers.kafka.topics import Admin
+from streamgauge.consumers.terminal.tables import plain_table
+from streamgauge.stream.config import load_config
+from streamgauge.stream.engine import Engine
 from tests.bench.measuring import describe, median_us
 from tests.bench.naive import naive_loop
 from tests.bench.workload import Sent, Workload, generate
-from tests.kafka.cluster import Cluster
-from tests.kafka.jars import KafkaUnavailableError
+from tests.support.kafka.cluster import Cluster
+from tests.support.kafka.jars import KafkaUnavailableError
 
 BIAS = """
 What this does not show. It was written by the authors of one side. Broker, client and worker share

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from kafka import TopicPartition
 
-from consumers.kafka import KafkaBroker
-from consumers.kafka_reading import RangeReader
-from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, own_topic
-from stream.config import load_config
+from streamgauge.consumers.kafka.broker import KafkaBroker
+from streamgauge.consumers.kafka.ranges import RangeReader
+from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, own_topic
+from streamgauge.stream.config import load_config
 from tests.bench.measuring import describe
 from tests.bench.workload import START_MS
-from tests.kafka.cluster import Cluster
-from tests.kafka.processes import ProcessGroup
+from tests.support.kafka.cluster import Cluster
+from tests.support.kafka.processes import ProcessGroup
 
 N_PARTITIONS = 6
 N_JOINED = 20  # outcomes of each model, so that it has a monitor
@@ -110,7 +110,7 @@ class Workers:
         self._processes = {}
 
     def start(self, name):
-        command = (sys.executable, "-m", "consumers.cli", "run", "--no-sink", "-c")
+        command = (sys.executable, "-m", "streamgauge.consumers.cli", "run", "--no-sink", "-c")
         log = self._folder / f"{name}.log"
         self._processes[name] = self._group.start((*command, str(self._config_file)), log, cwd=ROOT)
 

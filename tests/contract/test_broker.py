@@ -18,8 +18,7 @@ import pytest
 from kafka import TopicPartition
 from kafka.admin import MemberToRemove
 
-from consumers import embedded, kafka_reading
-from consumers.broker import (
+from streamgauge.consumers.broker import (
     BrokerError,
     Commit,
     FencedError,
@@ -29,10 +28,12 @@ from consumers.broker import (
     Rebalance,
     UnknownTopicError,
 )
-from consumers.kafka_topics import Admin
-from consumers.settings import open_broker as open_configured
-from stream.config import load_config
-from stream.records import Output, Record
+from streamgauge.consumers.connect import open_broker as open_configured
+from streamgauge.consumers.embedded import broker as embedded_broker
+from streamgauge.consumers.kafka import ranges as kafka_ranges
+from streamgauge.consumers.kafka.topics import Admin
+from streamgauge.stream.config import load_config
+from streamgauge.stream.records import Output, Record
 
 N_PARTITIONS = 2
 DEADLINE_S = 40.0
@@ -526,8 +527,8 @@ def test_fetching_what_was_deleted_is_an_error_of_its_own(harness, broker, topic
 
 
 def test_input_is_fetched_while_the_journal_is_read(broker, stack, topics, monkeypatch):
-    monkeypatch.setattr(embedded, "_JOURNAL_PAGE", 2)
-    monkeypatch.setattr(kafka_reading, "_POLL_RECORDS", 2)
+    monkeypatch.setattr(embedded_broker, "_JOURNAL_PAGE", 2)
+    monkeypatch.setattr(kafka_ranges, "_POLL_RECORDS", 2)
     produce(broker, topics.labels, numbered(0, 9))
     tasks = stack.enter_context(broker.tasks())
     partition = read_all(broker, topics.labels)[0].partition

@@ -1,4 +1,4 @@
-"""What every detector promises (`detectors.base.Detector`), asked of every detector."""
+"""What every detector promises (`streamgauge.detectors.base.Detector`), asked of every detector."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors import Detector, detector_from_state, make_detector
+from streamgauge.detectors import Detector, detector_from_state, make_detector
 
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 

@@ -10,20 +10,20 @@ from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Self
 
-from consumers.tracking_records import read_entry
-from consumers.tracking_runs import MODEL_TAG, VERSION_TAG
-from consumers.tracking_store import connect, default_store
-from stream.config import load_config
+from streamgauge.consumers.mlflow.entries import read_entry
+from streamgauge.consumers.mlflow.runs import MODEL_TAG, VERSION_TAG
+from streamgauge.consumers.mlflow.store import connect, default_store
+from streamgauge.stream.config import load_config
 from tests.faults.settings import ROOT, write_config
-from tests.kafka.processes import ProcessGroup
-from tests.mlflow_server import MLflowServer
+from tests.support.kafka.processes import ProcessGroup
+from tests.support.mlflow_server import MLflowServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from stream.config import Config
-    from stream.records import Record
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.records import Record
 
 DRAIN_TIMEOUT_S = 300.0
 
@@ -75,7 +75,7 @@ class Charts:
         """Let the sink write what is left; what of the published records MLflow does not hold."""
         self._sink.send_signal(signal.SIGKILL)
         self._sink.wait()
-        command = [sys.executable, "-m", "consumers.cli", "sink", "--until-eof", "-c"]
+        command = [sys.executable, "-m", "streamgauge.consumers.cli", "sink", "--until-eof", "-c"]
         done = subprocess.run(
             [*command, str(self._path)],
             cwd=ROOT,
@@ -105,5 +105,5 @@ class Charts:
         }
 
     def _start_sink(self) -> None:
-        command = [sys.executable, "-m", "consumers.cli", "sink", "-c", str(self._path)]
+        command = [sys.executable, "-m", "streamgauge.consumers.cli", "sink", "-c", str(self._path)]
         self._sink = self._group.start(command, self._log, ROOT)

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 from tests.faults.kinds import REACH_TIMEOUT_S, UNKNOWN_PRODUCER
 from tests.faults.points import arm
 from tests.faults.stage import HarnessError, Stage, say, wait_for
-from tests.kafka.rules import Api, Rule, refuse
+from tests.support.kafka.rules import Api, Rule, refuse
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.faults.oracle import Verdict
     from tests.faults.points import Event
-    from tests.kafka.cluster import Cluster
-    from tests.kafka.proxy import FaultProxy
-    from tests.kafka.rules import Request
+    from tests.support.kafka.cluster import Cluster
+    from tests.support.kafka.proxy import FaultProxy
+    from tests.support.kafka.rules import Request
 
 
 def without_resolving(stage: Stage) -> None:

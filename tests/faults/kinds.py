@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
 
-from consumers.kafka_topics import STATE_SUFFIX, own_topic
+from streamgauge.consumers.kafka.topics import STATE_SUFFIX, own_topic
 from tests.faults.points import COMMIT_POINTS, TAKE_OVER_POINTS, arm, disarm
 from tests.faults.settings import N_PARTITIONS, SESSION_S
 from tests.faults.stage import LOOK_EVERY_S, HarnessError, wait_for
-from tests.kafka.rules import (
+from tests.support.kafka.rules import (
     Api,
     ChangeResponse,
     CloseAfter,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.faults.stage import Stage
-    from tests.kafka.rules import Request
+    from tests.support.kafka.rules import Request
 
     Kind = Callable[[Stage, random.Random], Iterator["Hit"]]
 

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from kafka import KafkaAdminClient, TopicPartition
 
-from consumers.broker import BrokerError
-from consumers.kafka import KafkaBroker
-from consumers.kafka_changelog import Changelog
-from consumers.kafka_reading import RangeReader
-from consumers.kafka_topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
-from stream.engine import Engine
+from streamgauge.consumers.broker import BrokerError
+from streamgauge.consumers.kafka.broker import KafkaBroker
+from streamgauge.consumers.kafka.changelog import Changelog
+from streamgauge.consumers.kafka.ranges import RangeReader
+from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
+from streamgauge.stream.engine import Engine
 from tests.faults.settings import N_PARTITIONS, STATE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from consumers.broker import JournalEntry
-    from stream.config import Config
-    from stream.records import Output, Record
+    from streamgauge.consumers.broker import JournalEntry
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.records import Output, Record
 
 LINES_MAX = 5  # of each kind of difference in one partition
 PROBE_RECORDS = 400

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kafka.errors import KafkaError
 
-from consumers.broker import BrokerError
+from streamgauge.consumers.broker import BrokerError
 from tests.faults.kinds import all_kinds
 from tests.faults.stage import CUT, SHRUNK, HarnessError, Stage, say
 from tests.faults.truncation import check_truncated
-from tests.kafka.cluster import Cluster, ClusterError
-from tests.kafka.proxy import FaultProxy
+from tests.support.kafka.cluster import Cluster, ClusterError
+from tests.support.kafka.proxy import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

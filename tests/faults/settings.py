@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import yaml
 from kafka.partitioner.default import murmur2
 
-from stream.config import load_config
+from streamgauge.stream.config import load_config
 
 if TYPE_CHECKING:
-    from stream.config import Config
+    from streamgauge.stream.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 N_PARTITIONS = 6
@@ -87,6 +87,6 @@ def write_config(config: Config, path: Path) -> Path:
 
 def create_topics(path: Path) -> None:
     """`streamgauge topics create`, as an operator runs it."""
-    command = [sys.executable, "-m", "consumers.cli", "topics", "create"]
+    command = [sys.executable, "-m", "streamgauge.consumers.cli", "topics", "create"]
     options = ["--partitions", str(N_PARTITIONS), "--replication", "3", "-c", str(path)]
     subprocess.run([*command, *options], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -13,10 +13,10 @@ import msgspec
 from kafka import TopicPartition
 from kafka.protocol.metadata import MetadataRequest
 
-from consumers.broker import BrokerError, JournalEntry
-from consumers.kafka import KafkaBroker
-from consumers.kafka_reading import RangeReader
-from consumers.kafka_topics import (
+from streamgauge.consumers.broker import BrokerError, JournalEntry
+from streamgauge.consumers.kafka.broker import KafkaBroker
+from streamgauge.consumers.kafka.ranges import RangeReader
+from streamgauge.consumers.kafka.topics import (
     JOURNAL_SUFFIX,
     STATE_SUFFIX,
     own_topic,
@@ -28,19 +28,19 @@ from tests.faults.points import EventLog
 from tests.faults.settings import N_PARTITIONS, create_topics, make_config, write_config
 from tests.faults.traffic import Traffic
 from tests.faults.workers import Workers
-from tests.kafka.wire import ask
+from tests.support.kafka.wire import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from consumers.kafka_clients import TopicReader
-    from stream.config import Config
-    from stream.records import Record
+    from streamgauge.consumers.kafka.reader import TopicReader
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.records import Record
     from tests.faults.oracle import Verdict
     from tests.faults.workers import Exit
-    from tests.kafka.cluster import Cluster
-    from tests.kafka.proxy import FaultProxy
+    from tests.support.kafka.cluster import Cluster
+    from tests.support.kafka.proxy import FaultProxy
 
 CUT, SHRUNK = "chunk of several parts", "part of a chunk that became smaller"
 LOOK_EVERY_S = 0.05

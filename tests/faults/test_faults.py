@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.controls import CONTROLS, describe, is_noticed, run_control
 from tests.faults.run import run, table
-from tests.kafka.proxy import FaultProxy
+from tests.support.kafka.proxy import FaultProxy
 
 N_FAULTS = int(os.environ.get("STREAMGAUGE_FAULTS", "20"))
 SEED = int(os.environ.get("STREAMGAUGE_SEED", "0")) or random.SystemRandom().getrandbits(31)

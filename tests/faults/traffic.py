@@ -14,14 +14,14 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from consumers.broker import BrokerError
+from streamgauge.consumers.broker import BrokerError
 from tests.faults.settings import LEARNING, MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from consumers.broker import Broker
-    from stream.config import Topics
+    from streamgauge.consumers.broker import Broker
+    from streamgauge.stream.config import Topics
 
 SHARE = 0.05  # of duplicates among predictions and labels, of late labels, of early ones
 MISSING = 0.02

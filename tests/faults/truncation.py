@@ -9,8 +9,8 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource
 from kafka.errors import PolicyViolationError
 
-from consumers.kafka_reading import RangeReader
-from consumers.kafka_topics import STATE_SUFFIX, own_topic, written_topics
+from streamgauge.consumers.kafka.ranges import RangeReader
+from streamgauge.consumers.kafka.topics import STATE_SUFFIX, own_topic, written_topics
 from tests.faults.settings import MODELS, create_topics, partition_of
 from tests.faults.stage import HarnessError, wait_for
 

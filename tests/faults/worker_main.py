@@ -18,10 +18,12 @@ from pathlib import Path
 
 from kafka.errors import KafkaTimeoutError
 
-from consumers import cli, kafka_changelog, kafka_transaction
-from consumers.kafka_tasks import KafkaTasks, _Task
-from consumers.kafka_topics import STATE_SUFFIX
-from consumers.kafka_transaction import PartitionWriter
+from streamgauge.consumers.cli import main as cli
+from streamgauge.consumers.kafka import changelog as kafka_changelog
+from streamgauge.consumers.kafka import transaction as kafka_transaction
+from streamgauge.consumers.kafka.assignment import KafkaTasks, _Task
+from streamgauge.consumers.kafka.topics import STATE_SUFFIX
+from streamgauge.consumers.kafka.transaction import PartitionWriter
 from tests.faults.points import ARMED, EVENTS
 from tests.faults.settings import PART_BYTES
 

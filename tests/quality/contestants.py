@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detectors import make_detector
+from streamgauge.detectors import make_detector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ FITS = {
     "real": {"bits", "unit", "real"},
     "unbounded": {"real"},
 }
-# Values by whose median size the others are squashed, as in `stream.loss.ScaledAbsoluteError`.
+# Values by whose median size the others are squashed, as in `streamgauge.stream.signals.loss.ScaledAbsoluteError`.
 N_SCALE = 1000
 # A detector that does not run compiled is measured on at most so many values and changes.
 SLOW = (1_000_000, 100)
@@ -212,7 +212,7 @@ def capymoa():
 
 
 # River's names stand for our compiled detectors where these alarm at River's indices, which
-# `tests/test_detectors_parity.py` checks.
+# `tests/detectors/test_parity.py` checks.
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in [

@@ -15,7 +15,9 @@ from typing import Self
 
 import numpy as np
 
-from stream import Alarmed, Monitor, Outcome, Retrain, load_config
+from streamgauge.stream.config import load_config
+from streamgauge.stream.join import Outcome
+from streamgauge.stream.monitor import Alarmed, Monitor, Retrain
 
 ERROR_RATES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
 STEP = (0.2, 0.3)

@@ -1,0 +1,375 @@
+"""The worker's side of Kafka: partitions are assigned, taken over, polled and committed.
+
+Take-over of a partition, between polls: fence whoever wrote for it before, read its changelog to
+the end, go on from the position found there. Whatever happens to a commit whose outcome is not
+known, the next take-over finds out. The group only says who should work on what.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import msgspec
+
+from streamgauge.consumers.broker import (
+    Batch,
+    BrokerError,
+    BrokerTimeoutError,
+    FencedError,
+    JournalEntry,
+    Position,
+    Rebalance,
+    TakenOver,
+    UnknownTopicError,
+)
+from streamgauge.consumers.kafka.changelog import Changelog
+from streamgauge.consumers.kafka.client import settings_of
+from streamgauge.consumers.kafka.input import Input, InputReader
+from streamgauge.consumers.kafka.membership import Membership
+from streamgauge.consumers.kafka.ranges import RangeReader
+from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
+from streamgauge.consumers.kafka.transaction import PartitionWriter, Place, Row, n_bytes
+from streamgauge.stream.align import cut
+from streamgauge.stream.publish import LETTER_HEADERS
+
+if TYPE_CHECKING:
+    from streamgauge.consumers.broker import Commit
+    from streamgauge.stream.config import Config
+    from streamgauge.stream.records import Output
+
+log = logging.getLogger(__name__)
+
+_RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
+_FENCED_S = 1.5
+# Longer than the search for a coordinator takes where there is one, as after a start.
+_SILENT_S = 3.0
+# Later than this a `rebalance` in which one take-over has failed begins no other: the worker may
+# have been told to stop.
+_TAKE_OVERS_S = 2.0
+# Long enough for a broker that was suspended to learn what happened meanwhile.
+_OLD_ANSWERS_S = 10.0
+# Gathering more input than one poll gives makes commits fewer; it ends soon in any case.
+_GATHER_S = 0.1
+# Leaves room in 4 MB for what is kept beside a dead letter's value, and the batch around it.
+_VALUE_BYTES_MAX = 3_900_000
+_KEPT_BYTES_MAX = 1_000
+
+
+class _Task(NamedTuple):
+    """One owned partition."""
+
+    writer: PartitionWriter
+    changelog: Changelog
+    predictions: Input
+    labels: Input
+
+
+class _Retry(NamedTuple):
+    """A take-over that failed: when to try again, and how long to wait after that."""
+
+    at_s: float
+    delay_s: float
+
+
+class KafkaTasks:
+    """One worker's share of the input partitions; see `streamgauge.consumers.broker.Tasks`."""
+
+    def __init__(self, config: Config) -> None:
+        """Join the worker group `config.app`.
+
+        Raises:
+            BrokerError: the brokers cannot be reached, or refuse us.
+        """
+        self._config = config
+        self._topics = frozenset(config.topics.model_dump().values())
+        self._tasks: dict[int, _Task] = {}
+        self._positions: dict[int, Position] = {}
+        self._restored_to: dict[int, Place] = {}
+        self._behind_since_s: dict[int, float] = {}
+        self._retries: dict[int, _Retry] = {}
+        self._lost: set[int] = set()
+        self._may_have_more = False
+        self._silence_told = False
+        self._reader = RangeReader(config, "restore")
+        self._input = InputReader(config)
+        self._membership = Membership(config, config.app, config.topics.predictions)
+
+    def rebalance(self) -> Rebalance:
+        """Partitions won (fenced and restored) and lost since the last call.
+
+        A partition whose take-over fails for now is tried again by a later call.
+
+        Raises:
+            BrokerError: the brokers refuse us, or a partition's state is not what was committed.
+        """
+        self._tell_of_silence()
+        assigned = self._membership.assigned()
+        gone = self._membership.take_revoked() | (self._tasks.keys() - assigned)
+        for partition in gone & self._tasks.keys():
+            self._give_up(partition)
+        taken_over = {}
+        deadline_s = time.monotonic() + _TAKE_OVERS_S
+        # While nothing answers, an attempt does nothing but keep the worker from stopping.
+        wanted = set() if self._silence_told else assigned - self._tasks.keys()
+        for partition in sorted(wanted, key=self._turn):
+            won = self._try_to_take_over(partition)
+            if won is not None:
+                taken_over[partition] = won
+            elif time.monotonic() > deadline_s:
+                break
+        lost, self._lost = tuple(sorted(self._lost)), set()
+        return Rebalance(taken_over, lost)
+
+    def poll(self, timeout_s: float) -> list[Batch]:
+        """The next batch of each owned partition that has unread input at hand.
+
+        Raises:
+            BrokerTimeoutError: the brokers did not answer in time.
+            BrokerError: input was deleted before it was processed.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        batches = self._read(0.0 if self._may_have_more else timeout_s)
+        while not batches and (left_s := deadline_s - time.monotonic()) > 0:
+            batches = self._read(left_s)
+        self._may_have_more = bool(batches)
+        return batches
+
+    def _read(self, timeout_s: float) -> list[Batch]:
+        self._input.read(timeout_s, gather_s=_GATHER_S)
+        for partition in self._input.take_out_of_range():
+            log.warning("partition %d: its next input is gone; taking it over anew", partition)
+            self.release(partition)
+        batches = (self._next_batch(partition, task) for partition, task in self._tasks.items())
+        return [batch for batch in batches if batch.predictions or batch.labels]
+
+    def idle(self) -> bool:
+        """Whether every assigned partition has been polled to the end of both of its inputs.
+
+        Raises:
+            BrokerError: all others have been, but a damaged record stops one of them.
+        """
+        if not self._membership.is_stable or self._membership.assigned() != self._tasks.keys():
+            return False
+        corrupt = self._input.corrupt
+        inputs = [i for task in self._tasks.values() for i in (task.predictions, task.labels)]
+        sound = [i for i in inputs if i.where.partition not in corrupt]
+        ends = self._reader.committed_ends([i.where for i in sound]) if sound else {}
+        if any(i.ahead or self._input.position(i) < ends[i.where] for i in sound):
+            return False
+        if corrupt:
+            raise BrokerError("; ".join(corrupt.values()))
+        return True
+
+    def commit(self, partition: int, commit: Commit) -> None:
+        """Write the outputs, the changed state, the position and the journal entry, or nothing.
+
+        Raises:
+            FencedError: another worker owns the partition now, or the position does not follow
+                the last one; this worker has given the partition up.
+            UnknownTopicError: an output is for a topic that is not in the config; nothing was
+                written, and the same partition may be committed again.
+            BrokerError: whether it was written is not known; release the partition, and its next
+                take-over tells.
+        """
+        rows = [self._row(output) for output in commit.outputs]
+        task = self._tasks.get(partition)
+        if task is None:
+            raise FencedError(f"partition {partition} is not owned by this worker")
+        previous = self._positions[partition]
+        if commit.position.sequence != previous.sequence + 1:
+            self._give_up(partition)
+            raise FencedError(
+                f"partition {partition} stands at commit {previous.sequence}, and commit "
+                f"{commit.position.sequence} does not follow it; nothing was written"
+            )
+        rows += task.changelog.rows(commit)
+        rows.append(self._journal_row(partition, previous, commit.position))
+        try:
+            task.writer.write(rows, follows=self._restored_to.pop(partition, None))
+        except FencedError:
+            # The group may not have told us yet whose the partition is; to fence the other one
+            # back at once would only take it away for another moment.
+            self._retries[partition] = _Retry(time.monotonic() + _FENCED_S, _RETRY_MIN_S)
+            self._give_up(partition)
+            raise
+        except BaseException:
+            # What the changelog object now takes as written may not be.
+            self._give_up(partition)
+            raise
+        self._positions[partition] = commit.position
+        self._membership.note(
+            {
+                task.predictions.where: commit.position.prediction_offset,
+                task.labels.where: commit.position.label_offset,
+            }
+        )
+
+    def release(self, partition: int) -> None:
+        """Give a partition up, owned or not; the next `rebalance` may take it over anew."""
+        self._give_up(partition)
+
+    def close(self) -> None:
+        """Leave the group; others take the partitions over at once."""
+        for task in self._tasks.values():
+            task.writer.close()
+        self._tasks.clear()
+        self._membership.close()
+        self._input.close()
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _tell_of_silence(self) -> None:
+        """Say once for each outage that nothing comes, and once that it is over."""
+        is_silent = self._membership.silent_s() > _SILENT_S
+        if is_silent == self._silence_told:
+            return
+        self._silence_told = is_silent
+        where = settings_of(self._config).bootstrap_servers
+        if is_silent:
+            log.warning("Kafka at %s does not answer; waiting", where)
+        else:
+            log.info("Kafka at %s answers again", where)
+
+    def _turn(self, partition: int) -> tuple[float, int]:
+        """Sorts partitions: those that were never tried first, then by how long ago it was."""
+        retry = self._retries.get(partition)
+        return (0.0 if retry is None else retry.at_s, partition)
+
+    def _try_to_take_over(self, partition: int) -> TakenOver | None:
+        """The partition's committed state, or None where it cannot be had for now."""
+        retry = self._retries.get(partition, _Retry(0.0, _RETRY_MIN_S))
+        if time.monotonic() < retry.at_s:
+            return None
+        try:
+            taken_over = self._take_over(partition)
+        except (BrokerTimeoutError, FencedError) as error:
+            log.warning("partition %d: not taken over yet: %s", partition, error)
+            delay_s = min(2 * retry.delay_s, _RETRY_MAX_S)
+            self._retries[partition] = _Retry(time.monotonic() + retry.delay_s, delay_s)
+            return None
+        self._retries.pop(partition, None)
+        return taken_over
+
+    def _take_over(self, partition: int) -> TakenOver:
+        writer = PartitionWriter(self._config, partition)
+        try:
+            changelog, taken_over = self._restore(partition)
+            predictions, labels = self._input.open(partition, taken_over.position)
+        except BaseException:
+            writer.abandon()
+            raise
+        self._tasks[partition] = _Task(writer, changelog, predictions, labels)
+        self._positions[partition] = taken_over.position
+        return taken_over
+
+    def _restore(self, partition: int) -> tuple[Changelog, TakenOver]:
+        """Read the changelog; only after the fencing, so that nothing is added to it meanwhile."""
+        topic = own_topic(self._config, STATE_SUFFIX)
+        changelog = Changelog(topic)
+        start, end = self._reader.bounds(topic, partition)
+        taken_over = changelog.restore(self._reader.read(topic, partition, start, end))
+        # The next commit has to follow what was read: nothing else may have been written since.
+        self._restored_to[partition] = Place(topic, end)
+        if taken_over is None and start > 0:
+            raise BrokerError(
+                f"{topic!r} partition {partition} begins at offset {start}: the state that it held "
+                "was deleted. Restore it from a copy, or start anew under another `app`"
+            )
+        self._check_newest(partition, taken_over.position.sequence if taken_over else 0)
+        if taken_over is not None:
+            return changelog, taken_over
+        return changelog, TakenOver(self._input.start_position(partition), {})
+
+    def _check_newest(self, partition: int, sequence: int) -> None:
+        """Compare the state's last commit with the journal's; both are written at once.
+
+        Raises:
+            BrokerTimeoutError: the journal is ahead, as it may be for a while where a broker was
+                suspended and does not know yet that it leads the state's partition no more.
+            BrokerError: the journal is ahead and stays so.
+        """
+        last = self._last_journalled(partition)
+        if last <= sequence:
+            self._behind_since_s.pop(partition, None)
+            return
+        now_s = time.monotonic()
+        since_s = self._behind_since_s.setdefault(partition, now_s)
+        is_old_answer = now_s - since_s < _OLD_ANSWERS_S
+        raise (BrokerTimeoutError if is_old_answer else BrokerError)(
+            f"{own_topic(self._config, STATE_SUFFIX)!r} partition {partition} ends with commit "
+            f"{sequence}, and the journal got to commit {last} at least: the state of that was "
+            "deleted. Restore it from a newer copy, or start anew under another `app`"
+        )
+
+    def _last_journalled(self, partition: int) -> int:
+        """A commit that the journal got to: the last one, as far as entries are retained."""
+        topic = own_topic(self._config, JOURNAL_SUFFIX)
+        record = self._reader.last(topic, partition)
+        if record is not None:
+            return msgspec.json.decode(record.value or b"", type=JournalEntry).sequence
+        start, _ = self._reader.bounds(topic, partition)
+        return 1 if start > 0 else 0
+
+    def _next_batch(self, partition: int, task: _Task) -> Batch:
+        predictions, labels = task.predictions, task.labels
+        batch_max = self._config.worker.batch_max
+        n_predictions, n_labels = cut(
+            predictions.ahead,
+            labels.ahead,
+            more_predictions=self._input.more(predictions),
+            more_labels=self._input.more(labels),
+            max_records=min(predictions.batch_size(batch_max), labels.batch_size(batch_max)),
+        )
+        return Batch(partition, predictions.take(n_predictions), labels.take(n_labels))
+
+    def _journal_row(self, partition: int, previous: Position, position: Position) -> Row:
+        entry = JournalEntry(
+            partition,
+            position.sequence,
+            previous.prediction_offset,
+            position.prediction_offset,
+            previous.label_offset,
+            position.label_offset,
+            position.state_digest,
+            position.config_digest,
+        )
+        topic = own_topic(self._config, JOURNAL_SUFFIX)
+        return Row(topic, None, msgspec.json.encode(entry))
+
+    def _give_up(self, partition: int) -> None:
+        task = self._tasks.pop(partition, None)
+        self._positions.pop(partition, None)
+        self._input.close_partition(partition)
+        if task is not None:
+            task.writer.abandon()
+            self._lost.add(partition)
+
+    def _row(self, output: Output) -> Row:
+        # Kafka puts the time of writing in the place of event time, which is in the value as well.
+        topic, key, value, headers, _ = output
+        if topic not in self._topics:
+            raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
+        row = Row(topic, key, value, headers)
+        size = n_bytes(row)
+        # Only a dead letter can be so large; the whole record stays where it came from.
+        return row if size <= _VALUE_BYTES_MAX else _shortened(row, size)
+
+
+def _shortened(letter: Row, size: int) -> Row:
+    """A dead letter with our own headers, and the beginnings of its key and its value."""
+    own = letter.headers[: len(LETTER_HEADERS)]
+    return letter._replace(
+        key=letter.key and letter.key[:_KEPT_BYTES_MAX],
+        value=letter.value and letter.value[:_VALUE_BYTES_MAX],
+        headers=(
+            *((name, told[:_KEPT_BYTES_MAX]) for name, told in own),
+            ("truncated_from", str(size).encode()),
+        ),
+    )

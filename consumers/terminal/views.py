@@ -1,0 +1,345 @@
+"""Metrics, alarms, retrain requests and dead letters as a person sees them in a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
+
+from rich.table import Table
+from rich.text import Text
+
+from streamgauge.stream.contracts import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+    from streamgauge.consumers.published import Document, Kind
+
+WIDE = 110  # columns from which a table shows everything
+LINES_MAX = 200  # alarms, requests and dead letters kept for the table
+VERSIONS_MAX = 100  # model versions kept for the table
+TREND = 16  # points in a sparkline
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ARROWS = {"up": "↑", "down": "↓", "none": " "}
+_STYLES = {
+    "drift": "red",
+    "warning": "yellow",
+    "improvement": "green",
+    "data_problem": "magenta",
+    "minor": "yellow",
+    "moderate": "dark_orange",
+    "severe": "red",
+}
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+_SIGNALS = ("performance", "error", "learner_error", "join")
+# The metric of each signal that gets the sparkline: the first of these that is there, else the mean
+# of a detector, which is of late, else whichever comes first.
+_MAIN = ("accuracy_window", "mae_window", "window_mean", "n_pending")
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """A series as `width` bars at most, each the mean of its share of the values.
+
+    Bars span 0.1 at least where values are in [0, 1], else a tenth of their mean: a steady series
+    looks steady, however little it moves.
+
+    >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8), sparkline([1, 1, 9, 9], 2), sparkline([5, 5], 8)
+    ('▁▂▃▄▅▆▇█', '▁█', '▅▅')
+    >>> sparkline([0.92, 0.91, 0.92, 0.90], 4), sparkline([5000, 5010], 2)
+    ('▅▅▅▄', '▄▅')
+    """
+    series = list(values)
+    n = min(width, len(series))
+    edges = [i * len(series) // n for i in range(n + 1)] if n else []
+    means = [sum(series[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    span = max(high - low, _span_min(means))
+    if not span:
+        return _BLOCKS[0] * n
+    start = low - (span - (high - low)) / 2
+    return "".join(_BLOCKS[round((mean - start) / span * (len(_BLOCKS) - 1))] for mean in means)
+
+
+def _span_min(means: Sequence[float]) -> float:
+    if all(0 <= mean <= 1 for mean in means):
+        return 0.1
+    return 0.1 * abs(sum(means) / len(means))
+
+
+def clean(value: object) -> str:
+    """Text that cannot steer the terminal, whatever a record holds."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+def _number(value: object) -> str:
+    """A number in about six characters.
+
+    >>> [_number(x) for x in (0.123456, 12345, 12.0, 1234.56, 1.5e9, None)]
+    ['0.123', '12,345', '12', '1,235', '1.5e+09', '?']
+    """
+    if not isinstance(value, int | float):
+        return "?"
+    if abs(value) >= 1e7:
+        return f"{value:.3g}"
+    if value == int(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _moment(value: object) -> str:
+    """An RFC 3339 time to the second, as `2024-01-01 00:00:00`."""
+    return clean(value or "?")[:19].replace("T", " ")
+
+
+def _without_year(text: str) -> str:
+    return text[5:] if _MOMENT.fullmatch(text) else text
+
+
+def _version(of: Document) -> str:
+    return f"{clean(of.get('model', '?'))}/{clean(of.get('version', '?'))}"
+
+
+def _before_after(before: object, after: object) -> str:
+    return f"{_number(before)} → {_number(after)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table of lines.
+
+    Attributes:
+        title: its header.
+        text: what it says of a document.
+        least: the width it can be cut to; None keeps it whole.
+        right: whether it is aligned to the right.
+        wide_only: whether a narrow table leaves it out.
+    """
+
+    title: str
+    text: Callable[[Document], str]
+    least: int | None = None
+    right: bool = False
+    wide_only: bool = False
+
+
+def _alarm_change(alarm: Document) -> str:
+    if alarm.get("mean_before") is None and alarm.get("detail"):
+        return clean(alarm["detail"])
+    arrow = _ARROWS.get(str(alarm.get("direction")), " ")
+    return f"{arrow} {_before_after(alarm.get('mean_before'), alarm.get('mean_after'))}"
+
+
+def _retrain_change(event: Document) -> str:
+    for name, metric in event["data"].get("metrics", {}).items():
+        return f"{clean(name)} {_before_after(metric.get('before'), metric.get('after'))}"
+    return ""
+
+
+def _source(letter: Document) -> str:
+    return clean(f"{letter['topic']}-{letter['partition']}@{letter['offset']}")
+
+
+_COLUMNS: dict[Kind, tuple[Column, ...]] = {
+    "alarms": (
+        Column(title="time", text=lambda a: _moment(a.get("timestamp"))),
+        Column(title="model", text=_version, least=8),
+        Column(title="signal", text=lambda a: clean(a.get("signal", "")), wide_only=True),
+        Column(title="detector", text=lambda a: clean(a.get("detector", "")), least=12),
+        Column(title="kind", text=lambda a: clean(a.get("kind", ""))),
+        Column(title="before → after", text=_alarm_change, least=15),
+        Column(title="index", text=lambda a: _number(a.get("index")), right=True),
+        Column(title="onset", text=lambda a: _number(a.get("onset")), right=True, wide_only=True),
+    ),
+    "retrain": (
+        Column(title="time", text=lambda e: _moment(e.get("time"))),
+        Column(title="model", text=lambda e: _version(e["data"]), least=8),
+        Column(title="episode", text=lambda e: _number(e["data"].get("episode")), right=True),
+        Column(title="severity", text=lambda e: clean(e["data"].get("severity", ""))),
+        Column(title="reason", text=lambda e: clean(e["data"].get("reason", "")), wide_only=True),
+        Column(title="before → after", text=_retrain_change, least=19),
+        Column(
+            title="outcomes",
+            text=lambda e: _number(e["data"].get("window", {}).get("n_outcomes")),
+            right=True,
+        ),
+        Column(
+            title="approval", text=lambda e: clean(e["data"].get("approval", "")), wide_only=True
+        ),
+    ),
+    "dead-letters": (
+        Column(title="source", text=_source, least=16),
+        Column(title="reason", text=lambda d: clean(d["reason"])),
+        Column(title="detail", text=lambda d: clean(d["detail"]), least=20),
+        Column(
+            title="value",
+            text=lambda d: clean(d.get("value", d.get("value_base64"))),
+            wide_only=True,
+            least=20,
+        ),
+    ),
+}
+
+
+def line(kind: Kind, shown: Document) -> str:
+    """One line of text for one document, for a person whose terminal is a pipe."""
+    if kind == "metrics":
+        values = "  ".join(f"{clean(k)}={_number(v)}" for k, v in shown["values"].items())
+        time = _moment(rfc3339(shown["timestamp_ms"]))
+        signal = clean(shown["signal"])
+        return f"{time}  {_version(shown)}  {signal}  step={shown['step']}  {values}"
+    return "  ".join(column.text(shown) for column in _COLUMNS[kind])
+
+
+class View(Protocol):
+    """What has been seen so far, as a table that fits its console."""
+
+    def add(self, shown: Document) -> None: ...
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]: ...
+
+
+class LinesView:
+    """The newest documents, one line each, the newest last; keeps `LINES_MAX`."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._columns = _COLUMNS[kind]
+        self._documents: deque[Document] = deque(maxlen=LINES_MAX)
+
+    def add(self, shown: Document) -> None:
+        self._documents.append(shown)
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        wide = options.max_width >= WIDE
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        columns = [column for column in self._columns if wide or not column.wide_only]
+        newest = list(self._documents)[-_height(console) :]
+        cells = [[column.text(shown) for column in columns] for shown in newest]
+        if not wide:
+            cells = [[_without_year(text) for text in row] for row in cells]
+        widths = _fit(columns, cells, options.max_width)
+        for column, width in zip(columns, widths, strict=True):
+            table.add_column(
+                column.title,
+                justify="right" if column.right else "left",
+                no_wrap=True,
+                overflow="ellipsis",
+                width=width,
+            )
+        for texts in cells:
+            table.add_row(*(Text(text, _STYLES.get(text, "")) for text in texts))
+        yield table
+
+
+def _height(console: Console) -> int:
+    """Lines of a table that fit: one is the header, one is kept for the cursor."""
+    return max(1, console.height - 2)
+
+
+def _fit(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
+    """Column widths: what the texts need, cut where it can be to what is left."""
+    needed = [
+        max([len(column.title), *(len(row[i]) for row in cells)])
+        for i, column in enumerate(columns)
+    ]
+    over = sum(needed) + 2 * (len(columns) - 1) - width
+    while over > 0:
+        # The widest gives way first, so that two long columns end up alike.
+        spare = {
+            i: needed[i]
+            for i, column in enumerate(columns)
+            if column.least is not None and needed[i] > column.least
+        }
+        if not spare:
+            break
+        needed[max(spare, key=spare.__getitem__)] -= 1
+        over -= 1
+    return needed
+
+
+class MetricsView:
+    """The latest metrics of each model version, a line for each signal.
+
+    Keeps the `VERSIONS_MAX` model versions that were heard of last.
+    """
+
+    def __init__(self) -> None:
+        self._versions: OrderedDict[str, dict[str, _Latest]] = OrderedDict()
+
+    def add(self, shown: Document) -> None:
+        version = _version(shown)
+        signals = self._versions.setdefault(version, {})
+        self._versions.move_to_end(version)
+        if len(self._versions) > VERSIONS_MAX:
+            self._versions.popitem(last=False)
+        signal = clean(shown["signal"])
+        latest = signals.setdefault(signal, _Latest(deque(maxlen=TREND)))
+        latest.add(shown)
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        lines: list[Text] = []
+        for version in sorted(self._versions):
+            signals = self._versions[version]
+            step = max(latest.step for latest in signals.values())
+            outcomes = f"  {_number(step)} outcomes"
+            name = Text(version, "bold")
+            name.truncate(options.max_width - len(outcomes), overflow="ellipsis")
+            lines.append(name + outcomes)
+            lines += [
+                Text(f"  {name:<12} {signals[name].text(options.max_width - 15)}".rstrip())
+                for name in sorted(signals, key=_signal_order)
+            ]
+        hidden = len(lines) - _height(console)
+        if hidden > 0:
+            lines = [*lines[: _height(console) - 1], Text(f"... {hidden + 1} more lines", "dim")]
+        for text in lines:
+            text.truncate(options.max_width, overflow="ellipsis")
+            yield text
+
+
+def _signal_order(name: str) -> tuple[int, str]:
+    return (_SIGNALS.index(name) if name in _SIGNALS else len(_SIGNALS), name)
+
+
+@dataclass
+class _Latest:
+    """The latest values of a signal, and its main metric's last `TREND` values."""
+
+    trend: deque[float]
+    step: int = 0
+    main: str = ""
+
+    def __post_init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def add(self, shown: Document) -> None:
+        self.values = shown["values"]
+        self.step = shown["step"]
+        of_late = (name for name in self.values if name.endswith(".mean"))
+        names = (*(name for name in _MAIN if name in self.values), *of_late, *self.values)
+        self.main = next(iter(names), "")
+        if self.main:
+            self.trend.append(self.values[self.main])
+
+    def text(self, width: int) -> str:
+        """The main metric with its trend, then as many of the others as fit whole."""
+        if not self.main:
+            return ""
+        spark = sparkline(self.trend, TREND)
+        text = f"{clean(self.main):<16}{_number(self.values[self.main]):>7}  {spark:<{TREND}}"
+        for name, value in self.values.items():
+            item = f"  {clean(name)} {_number(value)}"
+            if name != self.main and len(text) + len(item) <= width:
+                text += item
+        return text

@@ -1,0 +1,1 @@
+"""Events for the topics: files replayed, lines produced, the demo's stream."""

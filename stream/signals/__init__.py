@@ -1,0 +1,1 @@
+"""Signals: the series of numbers that detectors watch, and what makes outcomes such numbers."""

@@ -1,0 +1,199 @@
+"""A signal: a series of numbers in [0, 1] about one model version, and the detectors on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamgauge.detectors import DetectorError, detector_from_state, make_detector
+from streamgauge.stream.signals.index_map import Places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from streamgauge.detectors import Alarm, Detector
+    from streamgauge.stream.config import DetectorConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An alarm of one detector; `index` and `onset` are outcome indices."""
+
+    index: int
+    onset: int
+    signal: str
+    detector: str
+    alarm: Alarm
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A detector failed on the value of an outcome, for the `n`-th time; it goes on without."""
+
+    index: int
+    signal: str
+    detector: str
+    detail: str
+    n: int
+
+
+class Signal:
+    """The detectors of one signal.
+
+    Args:
+        name: the signal's name.
+        configs: every detector of the model by name; those of other signals are left out.
+    """
+
+    def __init__(self, name: str, configs: Mapping[str, DetectorConfig]) -> None:
+        self.name = name
+        # By name: their order in a file decides nothing.
+        self._configs = {key: c for key, c in sorted(configs.items()) if c.signal == name}
+        self._detectors: dict[str, Detector] = {
+            key: make_detector(c.kind, c.params) for key, c in self._configs.items()
+        }
+        # Each its own: a value that a detector refuses is none of those that it counts.
+        self._places = {name: Places() for name in self._configs}
+        self._n_failed = dict.fromkeys(self._configs, 0)
+        self._n = 0
+        self._total = 0.0
+
+    def update(self, values: NDArray[np.float64], start: int) -> list[Found | Failed]:
+        """Take the values of the outcomes from `start` on; NaN means that there is none.
+
+        A detector that breaks takes a new baseline, and a value that it refuses is not for it.
+
+        Returns:
+            The alarms, and the detectors' failures number 1, 2, 4, 8 and so on: one that always
+            fails is no flood. By outcome index, then by the detector's name.
+        """
+        present = np.flatnonzero(np.isfinite(values))
+        values = values[present]
+        for value in values.tolist():
+            self._total += value
+        self._n += len(values)
+        found: list[Found | Failed] = []
+        for name in self._detectors:
+            found += self._take(name, values, present + start)
+        found.sort(key=lambda item: item.index)
+        return found
+
+    def _take(
+        self, name: str, values: NDArray[np.float64], outcomes: NDArray[np.int64]
+    ) -> list[Found | Failed]:
+        """Feed one detector the values of these outcomes."""
+        detector, places = self._detectors[name], self._places[name]
+        before = detector.n_seen
+        results = _fed(detector, values)
+        refused = [position for position, said in results if isinstance(said, Exception)]
+        places.record(before, np.delete(outcomes, refused) if refused else outcomes)
+        found: list[Found | Failed] = []
+        for position, said in results:
+            index = int(outcomes[position])
+            if isinstance(said, Exception):
+                found.extend(self._failed(name, index, said))
+                continue
+            onset = places.outcome(said.onset, said.index)
+            found.append(Found(index, onset, self.name, name, said))
+            if said.kind == "drift":
+                places.drifted(said.index)
+        return found
+
+    def _failed(self, name: str, index: int, error: Exception) -> list[Failed]:
+        self._n_failed[name] = n = self._n_failed[name] + 1
+        is_power_of_two = n & (n - 1) == 0
+        return [Failed(index, self.name, name, str(error), n)] if is_power_of_two else []
+
+    def rebaseline(self, names: Iterable[str]) -> None:
+        """Give those of the named detectors that are on this signal a new baseline."""
+        for name in names:
+            if name in self._detectors:
+                self._detectors[name].rebaseline()
+
+    def readings(self) -> dict[str, float]:
+        """The signal's mean and each detector's numbers, by `<detector>.<reading>`."""
+        values = {"mean": self._total / self._n} if self._n else {}
+        for name, detector in self._detectors.items():
+            for key, value in detector.readings().items():
+                values[f"{name}.{key}"] = value
+            if self._n_failed[name]:
+                values[f"{name}.n_failed"] = float(self._n_failed[name])
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {
+            "n": self._n,
+            "total": self._total,
+            "n_failed": self._n_failed,
+            "detectors": {
+                name: [c.kind, c.params, self._detectors[name].state()]
+                for name, c in self._configs.items()
+            },
+            "places": {
+                name: places.state(self._detectors[name].n_seen)
+                for name, places in self._places.items()
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Become what `state()` described; the names of detectors that had to start afresh.
+
+        A detector that is configured otherwise than its state, or whose state this version
+        cannot read, starts afresh. One that the state does not know is new, and not named.
+        """
+        self._n, self._total = state["n"], state["total"]
+        afresh = []
+        for name, config in self._configs.items():
+            if name not in state["detectors"]:
+                continue
+            self._n_failed[name] = state["n_failed"].get(name, 0)
+            kind, params, stored = state["detectors"][name]
+            if kind != config.kind or not self._fits(name, params, stored):
+                afresh.append(name)
+                continue
+            try:
+                self._detectors[name] = detector_from_state(stored)
+            except ValueError:
+                afresh.append(name)
+            else:
+                self._places[name] = Places(state["places"][name])
+        return afresh
+
+    def _fits(self, name: str, params: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+        """Whether a stored detector has the configured parameters, defaults written out or not."""
+        resolved = self._detectors[name].state().get("params")
+        return params == self._configs[name].params or resolved == stored.get("params")
+
+
+def _fed(
+    detector: Detector, values: NDArray[np.float64]
+) -> list[tuple[int, Alarm | DetectorError | ValueError]]:
+    """Feed a detector whatever it takes; its alarms and failures, by position in `values`."""
+    said: list[tuple[int, Alarm | DetectorError | ValueError]] = []
+    pieces = [(0, values)]
+    while pieces:
+        start, piece = pieces.pop()
+        before = detector.n_seen
+        try:
+            alarms = detector.update_many(piece)
+        except DetectorError as error:
+            detector.rebaseline()
+            stop = start + error.index - before
+            said += ((start + alarm.index - before, alarm) for alarm in error.alarms)
+            said.append((stop, error))
+            pieces.append((stop + 1, values[stop + 1 : start + len(piece)]))
+        except ValueError as error:
+            # It has taken none. Halve, until the value that it refuses is alone.
+            middle = len(piece) // 2
+            if middle:
+                pieces += [(start + middle, piece[middle:]), (start, piece[:middle])]
+            else:
+                said.append((start, error))
+        else:
+            said += ((start + alarm.index - before, alarm) for alarm in alarms)
+    return said

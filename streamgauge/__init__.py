@@ -1,0 +1,47 @@
+"""The streaming drift detector: what a user imports, each name loaded when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamgauge.consumers.connect import open_broker, read_config
+    from streamgauge.detectors import ADWIN, MixtureESR, PageHinkley, make_detector
+    from streamgauge.stream.config import load_config
+    from streamgauge.stream.contracts import RetrainRequest
+    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.monitor import Monitor
+
+_MODULES = {
+    "ADWIN": "detectors",
+    "MixtureESR": "detectors",
+    "Monitor": "stream.monitor",
+    "Outcome": "stream.join",
+    "PageHinkley": "detectors",
+    "RetrainRequest": "stream.contracts",
+    "load_config": "stream.config",
+    "make_detector": "detectors",
+    "open_broker": "consumers.connect",
+    "read_config": "consumers.connect",
+}
+
+__all__ = [
+    "ADWIN",
+    "MixtureESR",
+    "Monitor",
+    "Outcome",
+    "PageHinkley",
+    "RetrainRequest",
+    "load_config",
+    "make_detector",
+    "open_broker",
+    "read_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -1,0 +1,445 @@
+"""What tail shows: JSON that programs can read, tables that fit, and a quiet end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.text import Text
+
+from streamgauge.consumers.embedded.broker import EmbeddedBroker
+from streamgauge.consumers.published import document
+from streamgauge.consumers.terminal.tail import tail
+from streamgauge.consumers.terminal.views import (
+    LINES_MAX,
+    VERSIONS_MAX,
+    LinesView,
+    MetricsView,
+    line,
+    sparkline,
+)
+from streamgauge.stream.config import load_config
+from streamgauge.stream.contracts import AlarmEvent, MetricPoint
+from streamgauge.stream.records import Record
+from tests.support.processes import killed_at_last
+
+ROOT = Path(__file__).parents[3]
+
+
+def record(value, headers=(), key=b"demo", topic="t", offset=0):
+    return Record(
+        topic,
+        0,
+        offset,
+        0,
+        key,
+        value if isinstance(value, bytes) else json.dumps(value).encode(),
+        headers,
+    )
+
+
+def metric(model="demo", signal="error", step=100, **values):
+    point = MetricPoint(
+        model=model,
+        version="1",
+        signal=signal,
+        step=step,
+        timestamp_ms=1_704_067_200_000,
+        values=values,
+    )
+    return point.model_dump(mode="json")
+
+
+def alarm(**given):
+    event = AlarmEvent.model_validate(
+        {
+            "alarm_id": "a1", "model": "demo", "version": "1", "signal": "error", "detector": "page_hinkley",
+            "kind": "drift", "direction": "up", "index": 5951, "timestamp": "2024-01-01T01:49:13Z", "onset": 5900,
+            "statistic": 50.1, "threshold": 50.0, "mean_before": 0.004, "mean_after": 0.2, **given,
+        }
+    )  # fmt: skip
+    return event.model_dump(mode="json")
+
+
+RETRAIN = {
+    "model": "demo", "version": "1", "episode": 2, "severity": "severe", "reason": "drift", "approval": "manual",
+    "metrics": {"error": {"before": 0.004, "after": 0.2}}, "window": {"n_outcomes": 1234},
+}  # fmt: skip
+CLOUD_EVENT = (
+    ("ce_specversion", b"1.0"), ("ce_id", b"abc"), ("ce_source", b"/streamgauge"), ("ce_subject", b"demo/1"),
+    ("ce_type", b"io.streamgauge.retrain.requested.v1"), ("ce_time", b"2024-01-01T01:49:13Z"),
+    ("content-type", b"application/json"),
+)  # fmt: skip
+REFUSED = (
+    ("source_topic", b"predictions"), ("source_partition", b"0"), ("source_offset", b"1234"),
+    ("reason", b"invalid_event"), ("detail", "model: Expected `str`, got `int`; give its näme".encode()),
+)  # fmt: skip
+
+
+def rendered(view, width, height=24):
+    console = Console(
+        width=width, height=height, file=io.StringIO(), record=True, force_terminal=True
+    )
+    console.print(view)
+    return console.export_text().splitlines()
+
+
+# --- sparklines
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=100), st.integers(1, 40))
+def test_a_sparkline_is_no_wider_than_asked_and_has_its_extremes(values, width):
+    bars = sparkline(values, width)
+    assert len(bars) == min(width, len(values))
+    assert set(bars) <= set("▁▂▃▄▅▆▇█")
+    if len(values) <= width and len(set(values)) > 1:
+        highest, lowest = bars[values.index(max(values))], bars[values.index(min(values))]
+        in_unit = min(values) >= 0 and max(values) <= 1
+        span_min = 0.1 if in_unit else 0.1 * abs(sum(values) / len(values))
+        if max(values) - min(values) > span_min:
+            assert (lowest, highest) == ("▁", "█")
+        else:
+            assert lowest in "▁▂▃▄▅"
+            assert highest in "▄▅▆▇█"
+
+
+def test_a_steady_accuracy_looks_steady_and_a_fall_does_not():
+    steady = [0.92 + 0.005 * (-1) ** i for i in range(16)]
+    assert len(set(sparkline(steady, 16))) <= 2
+    assert sparkline([*steady, 0.7], 17)[-1] == "▁"
+    assert set(sparkline([1.0] * 4, 4)) == {"▅"}
+
+
+# --- documents
+
+
+def test_metrics_and_alarms_are_as_published():
+    assert document("metrics", record(metric(mean=0.1))) == metric(mean=0.1)
+    assert document("alarms", record(alarm())) == alarm()
+
+
+def test_a_retrain_request_is_a_cloud_event():
+    assert document("retrain", record(RETRAIN, CLOUD_EVENT)) == {
+        "specversion": "1.0", "id": "abc", "source": "/streamgauge", "subject": "demo/1",
+        "type": "io.streamgauge.retrain.requested.v1", "time": "2024-01-01T01:49:13Z",
+        "datacontenttype": "application/json", "data": RETRAIN,
+    }  # fmt: skip
+
+
+def test_a_dead_letter_says_where_it_came_from_and_why():
+    # The refused record's own headers follow ours and may bear the same names.
+    headers = (*REFUSED, ("reason", b"mine"), ("trace", b"\xff"))
+    letter = document("dead-letters", record(b'{"model": 7}', headers))
+    assert letter == {
+        "topic": "predictions", "partition": 0, "offset": 1234, "reason": "invalid_event",
+        "detail": "model: Expected `str`, got `int`; give its näme", "value": '{"model": 7}',
+    }  # fmt: skip
+
+
+@given(st.binary())
+def test_a_dead_letters_value_can_be_had_back(value):
+    letter = document("dead-letters", record(value, REFUSED))
+    if "value" in letter:
+        assert letter["value"].encode() == value
+    else:
+        assert base64.b64decode(letter["value_base64"]) == value
+        with pytest.raises(UnicodeDecodeError):
+            value.decode()
+
+
+# --- tables
+
+
+def metrics_view(
+    n_points=30, models=("demo", "credit-risk-in-the-nordic-countries-and-the-baltics-retail-2024")
+):
+    view = MetricsView()
+    for model in models:
+        for k in range(1, n_points + 1):
+            view.add(
+                metric(
+                    model,
+                    "join",
+                    k * 400,
+                    n_predictions=k * 410,
+                    n_labels=k * 400,
+                    n_pending=600 + k,
+                )
+            )
+            view.add(
+                metric(
+                    model,
+                    "error",
+                    k * 400,
+                    mean=0.05,
+                    window_mean=k / 100,
+                    **{"adwin.width": k * 300},
+                )
+            )
+            view.add(
+                metric(model, "performance", k * 400, accuracy=0.95, accuracy_window=1 - k / 100)
+            )
+    return view
+
+
+def test_metrics_show_the_latest_value_and_the_trend_of_each_signal():
+    lines = rendered(metrics_view(models=("demo",)), 80)
+    assert lines == [
+        "demo/1  12,000 outcomes",
+        "  performance  accuracy_window   0.700  ██▇▇▆▆▅▅▄▄▃▃▂▂▁▁  accuracy 0.950",
+        "  error        window_mean       0.300  ▁▁▂▂▃▃▄▄▅▅▆▆▇▇██  mean 0.050",
+        "  join         n_pending           630  ▄▄▄▄▄▄▄▄▅▅▅▅▅▅▅▅  n_predictions 12,300",
+    ]
+
+
+def test_the_trend_of_the_error_is_that_of_late_where_a_detector_has_one():
+    view = MetricsView()
+    for k in range(1, 9):
+        values = {"mean": 0.1, "adwin.width": 100.0 * k, "adwin.mean": k / 10}
+        view.add(metric("demo", "error", k * 100, **values))
+    assert rendered(view, 50)[1] == "  error        adwin.mean        0.800  ▁▂▃▄▅▆▇█"
+
+
+def test_alarms_show_what_changed_and_when():
+    view = LinesView("alarms")
+    view.add(alarm())
+    view.add(
+        alarm(kind="improvement", direction="down", mean_before=0.2, mean_after=0.004, index=16951)
+    )
+    assert rendered(view, 80) == [
+        "time            model   detector      kind         before → after    index",
+        "01-01 01:49:13  demo/1  page_hinkley  drift        ↑ 0.004 → 0.200   5,951",
+        "01-01 01:49:13  demo/1  page_hinkley  improvement  ↓ 0.200 → 0.004  16,951",
+    ]
+
+
+def test_retrain_requests_and_dead_letters_show_the_reason():
+    retrain, dead = LinesView("retrain"), LinesView("dead-letters")
+    retrain.add(document("retrain", record(RETRAIN, CLOUD_EVENT)))
+    dead.add(document("dead-letters", record(b"\xff", REFUSED)))
+    assert (
+        rendered(retrain, 80)[1]
+        == "01-01 01:49:13  demo/1        2  severe    error 0.004 → 0.200     1,234"
+    )
+    assert rendered(dead, 80)[1].startswith(
+        "predictions-0@1234  invalid_event  model: Expected `str`"
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_table_is_wider_than_its_console_nor_wraps(width):
+    long = "a-model-name-that-is-much-longer-than-any-column-could-show-in-full-" * 2
+    alarms, retrain, dead = LinesView("alarms"), LinesView("retrain"), LinesView("dead-letters")
+    for _ in range(3):
+        alarms.add(alarm(model=long))
+        alarms.add(
+            alarm(
+                kind="data_problem",
+                direction="none",
+                mean_before=None,
+                mean_after=None,
+                detail=long,
+            )
+        )
+        retrain.add(document("retrain", record({**RETRAIN, "model": long}, CLOUD_EVENT)))
+        dead.add(
+            document(
+                "dead-letters", record(long.encode(), (*REFUSED[:4], ("detail", long.encode())))
+            )
+        )
+    for view, n_lines in ((alarms, 7), (retrain, 4), (dead, 4), (metrics_view(), 8)):
+        lines = rendered(view, width)
+        assert len(lines) == n_lines
+        assert max(map(len, lines)) <= width
+
+
+def test_a_table_keeps_to_the_height_of_its_console_and_shows_the_newest():
+    view = LinesView("alarms")
+    for i in range(LINES_MAX + 50):
+        view.add(alarm(index=i))
+    lines = rendered(view, 80, height=10)
+    assert len(lines) < 10
+    assert lines[-1].endswith(str(LINES_MAX + 49))
+    metrics = rendered(metrics_view(3, [f"m{i}" for i in range(VERSIONS_MAX + 5)]), 80, height=10)
+    assert len(metrics) < 10
+    assert metrics[-1] == f"... {VERSIONS_MAX * 4 - 7} more lines"
+
+
+def test_nothing_a_record_holds_steers_the_terminal():
+    bad = "\x1b[2Jgone\r\n[red]x[/red]"
+    view = LinesView("alarms")
+    view.add(alarm(model=bad))
+    metrics = MetricsView()
+    metrics.add(metric(model=bad, mean=1.0))
+    letter = document(
+        "dead-letters", record(bad.encode(), (*REFUSED[:4], ("detail", bad.encode())))
+    )
+    for text in (
+        *rendered(view, 120),
+        *rendered(metrics, 120),
+        line("alarms", alarm(model=bad)),
+        line("dead-letters", letter),
+    ):
+        assert text.isprintable()
+    assert "[red]x[/red]" in line("dead-letters", letter)
+    assert Text(line("alarms", alarm(model=bad))).plain
+
+
+# --- the loop
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return str(tmp_path / "broker")
+
+
+def send(data_dir, topic, *values, headers=(), key=b"demo"):
+    with (
+        EmbeddedBroker(load_config({"broker": {"data_dir": data_dir}})) as broker,
+        broker.producer() as producer,
+    ):
+        for value in values:
+            producer.send(
+                topic,
+                value if isinstance(value, bytes) else json.dumps(value).encode(),
+                key,
+                headers,
+            )
+
+
+def shown(data_dir, topic, kind, **given):
+    out = io.StringIO()
+    with (
+        EmbeddedBroker(load_config({"broker": {"data_dir": data_dir}})) as broker,
+        broker.reader([topic]) as reader,
+    ):
+        tail(reader, kind, follow=False, out=out, **given)
+    return out.getvalue().splitlines()
+
+
+def test_json_lines_hold_every_record_of_the_model(data_dir):
+    send(
+        data_dir,
+        "drift-metrics",
+        *(metric(model, step=i, mean=0.5) for i in range(1500) for model in ("demo", "other")),
+    )
+    lines = shown(data_dir, "drift-metrics", "metrics", as_json=True, model="demo")
+    assert [json.loads(text) for text in lines] == [metric(step=i, mean=0.5) for i in range(1500)]
+
+
+@pytest.mark.parametrize(
+    ("topic", "kind", "value", "headers"),
+    [
+        ("drift-alarms", "alarms", alarm(), ()),
+        ("retrain-requests", "retrain", RETRAIN, CLOUD_EVENT),
+        ("dead-letters", "dead-letters", b"\xff", REFUSED),
+    ],
+)
+def test_a_model_is_picked_out_of_every_kind(data_dir, topic, kind, value, headers):
+    send(data_dir, topic, value, headers=headers)
+    assert len(shown(data_dir, topic, kind, model="demo")) == 1
+    assert shown(data_dir, topic, kind, model="other") == []
+
+
+def test_plain_lines_where_there_is_no_terminal(data_dir):
+    send(data_dir, "drift-alarms", alarm())
+    assert shown(data_dir, "drift-alarms", "alarms") == [
+        "2024-01-01 01:49:13  demo/1  error  page_hinkley  drift  ↑ 0.004 → 0.200  5,951  5,900"
+    ]
+
+
+def test_a_record_that_cannot_be_read_is_named_and_passed_over(data_dir, capsys):
+    send(data_dir, "drift-alarms", b"not json", alarm())
+    assert len(shown(data_dir, "drift-alarms", "alarms", as_json=True)) == 1
+    assert "drift-alarms-0@0: not a record of alarms" in capsys.readouterr().err
+
+
+PROGRAM = """
+import sys
+from streamgauge.consumers.embedded.broker import EmbeddedBroker
+from streamgauge.consumers.terminal.tail import tail
+from streamgauge.stream.config import load_config
+with EmbeddedBroker(load_config({"broker": {"data_dir": sys.argv[1]}})) as broker:
+    with broker.reader(["drift-alarms"]) as reader:
+        tail(reader, "alarms", as_json=sys.argv[2] == "json", follow=True)
+"""
+
+
+def start(data_dir, how, stdout):
+    return killed_at_last(
+        [sys.executable, "-W", "error", "-c", PROGRAM, data_dir, how],
+        cwd=ROOT,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_following_shows_new_records_at_once_and_control_c_ends_it_well(data_dir):
+    send(data_dir, "drift-alarms", alarm(index=1))
+    with start(data_dir, "json", subprocess.PIPE) as process:
+        assert json.loads(process.stdout.readline())["index"] == 1
+        send(data_dir, "drift-alarms", alarm(index=2))
+        assert json.loads(process.stdout.readline())["index"] == 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""
+
+
+def test_a_closed_pipe_ends_it_quietly(data_dir):
+    send(data_dir, "drift-alarms", alarm(index=1))
+    with start(data_dir, "json", subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        send(data_dir, "drift-alarms", *(alarm(index=i) for i in range(100)))
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""
+
+
+def test_a_terminal_is_told_how_to_see_what_was_there_before(data_dir):
+    send(data_dir, "drift-alarms", alarm(index=4321))
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "streamgauge.consumers.cli", "tail", "--topic", "alarms"]
+    with killed_at_last(
+        [*command, "--data-dir", data_dir], stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        seen, give_up_s = b"", time.monotonic() + 60
+        while b"old ones)" not in seen:
+            assert time.monotonic() < give_up_s
+            seen += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    os.close(ours)
+    assert b"waiting for alarms ... (--from-start shows the old ones)" in seen
+    assert b"4,321" not in seen
+
+
+def test_a_terminal_is_told_what_is_waited_for_then_gets_a_live_table(data_dir):
+    EmbeddedBroker(load_config({"broker": {"data_dir": data_dir}})).close()
+    ours, theirs = pty.openpty()
+    with start(data_dir, "table", theirs) as process:
+        os.close(theirs)
+        seen, give_up_s = b"", time.monotonic() + 60
+        while b"waiting for alarms ..." not in seen and time.monotonic() < give_up_s:
+            seen += os.read(ours, 65536)
+        assert b"waiting for alarms ..." in seen
+        send(data_dir, "drift-alarms", alarm(index=4321))
+        while b"4,321" not in seen and time.monotonic() < give_up_s:
+            seen += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    os.close(ours)
+    assert b"page_hinkley" in seen
+    assert b"4,321" in seen

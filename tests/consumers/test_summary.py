@@ -1,0 +1,81 @@
+"""The summary of a run: counts and findings are of the same partitions."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamgauge.consumers.connect import open_broker
+from streamgauge.consumers.embedded.broker import EmbeddedBroker
+from streamgauge.consumers.summary import describe, read_all, summarize
+from streamgauge.consumers.worker import Worker
+from streamgauge.stream.config import load_config
+from tests.support.builders import Feed
+from tests.support.harness import STATE_KEY, crowded_config, send, traffic
+
+N_PARTITIONS = 4
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory):
+    """A configuration whose broker holds the whole run of a worker, and that worker."""
+    folder = tmp_path_factory.mktemp("summary")
+    config = crowded_config(
+        folder, broker={"data_dir": str(folder / "data"), "partitions": N_PARTITIONS}
+    )
+    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+        send(broker, traffic(seed=3, n_per_model=400))
+        worker = Worker(config, tasks, state_key=STATE_KEY)
+        worker.run(until_idle=True, should_stop=lambda: False)
+    return config, worker
+
+
+def summary_of(worked, partitions):
+    config, worker = worked
+    with open_broker(config) as broker:
+        return summarize(broker, config, partitions, worker.totals(), 1.0)
+
+
+def test_alarms_and_requests_are_of_the_partitions_that_are_counted(worked):
+    config, worker = worked
+    assert worker.partitions() == frozenset(range(N_PARTITIONS))
+    whole = summary_of(worked, worker.partitions())
+    with open_broker(config) as broker:
+        written = {r.partition for r in read_all(broker, config.topics.alarms)}
+    assert len(written) > 1, "the test is worth what is in it"
+    parts = [summary_of(worked, {partition}) for partition in range(N_PARTITIONS)]
+    for finding in ("alarms", "retrain_requests"):
+        n = [len(part[finding]) for part in parts]
+        assert sum(n) == len(whole[finding])
+        assert max(n) < len(whole[finding])
+
+
+@pytest.mark.parametrize(
+    ("partitions", "beginning"),
+    [
+        ({0, 1, 2, 3}, "in all 0 predictions, "),
+        ({3, 1}, "in all, of partitions 1, 3: 0 predictions, "),
+        ({2}, "in all, of partition 2: 0 predictions, "),
+        (set(), "in all, of no partition: 0 predictions, "),
+    ],
+)
+def test_the_line_says_which_partitions_where_it_is_not_all(tmp_path, partitions, beginning):
+    config = load_config({"broker": {"data_dir": str(tmp_path), "partitions": N_PARTITIONS}})
+    with EmbeddedBroker(config) as broker:
+        totals = Worker(config, broker.tasks()).totals()
+        summary = summarize(broker, config, partitions, totals, 1.0)
+    assert summary["partitions"] == sorted(partitions)
+    assert describe(summary).startswith(beginning)
+
+
+def test_the_line_says_how_many_predictions_were_repeated(tmp_path):
+    config = load_config({"broker": {"data_dir": str(tmp_path)}})
+    feed = Feed()
+    for i in range(15):
+        feed.predict(f"{i % 5}")
+    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+        send(broker, [("predictions", r.value, r.key, (), r.timestamp_ms) for r in feed.merged])
+        worker = Worker(config, tasks)
+        worker.run(until_idle=True, should_stop=lambda: False)
+        summary = summarize(broker, config, worker.partitions(), worker.totals(), 1.0)
+    assert summary["join"]["duplicate_predictions"] == 10
+    assert "in all 15 predictions (10 of known ids, ignored), " in describe(summary)
