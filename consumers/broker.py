@@ -40,7 +40,7 @@ class PartitionsTakenError(BrokerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class Checkpoint:
     """Where a partition's committed journal stands.
 
     Attributes:
@@ -69,16 +69,16 @@ class Commit:
         chunks: state chunks that changed, by name; None deletes a chunk.
     """
 
-    position: Position
+    position: Checkpoint
     outputs: Sequence[Output]
     chunks: Mapping[str, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
-class TakenOver:
+class RestoredPartition:
     """What the previous owner of a partition left: its position and its state chunks."""
 
-    position: Position
+    position: Checkpoint
     chunks: dict[str, bytes]
 
 
@@ -97,7 +97,7 @@ class Rebalance(NamedTuple):
     A partition that was lost and won back is in both.
     """
 
-    taken_over: dict[int, TakenOver]
+    taken_over: dict[int, RestoredPartition]
     lost: tuple[int, ...]
 
 
@@ -178,7 +178,7 @@ class Reader(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-class Tasks(Protocol):
+class Assignment(Protocol):
     """One worker's share of the input partitions: take over, poll, commit."""
 
     def rebalance(self) -> Rebalance:
@@ -237,7 +237,7 @@ class Broker(Protocol):
         """Follow `topics`, from the group's place, else from the start, else from the end."""
         ...
 
-    def tasks(self) -> Tasks:
+    def join_group(self) -> Assignment:
         """Join the worker group."""
         ...
 
@@ -253,7 +253,7 @@ class Broker(Protocol):
         """
         ...
 
-    def answers(self, timeout_s: float, /) -> bool:
+    def is_reachable(self, timeout_s: float, /) -> bool:
         """Whether it can be read from just now, found out within so long."""
         ...
 

@@ -164,7 +164,7 @@ def _watch(
     console: Console | None,
 ) -> None:
     """Send the traffic and watch it, a chunk at a time."""
-    with broker.producer() as producer, broker.tasks() as tasks:
+    with broker.producer() as producer, broker.join_group() as tasks:
         collect = findings.collector(config)
         worker = Worker(config, tasks, state_key=state_key(config), on_commit=collect)
         worker.start()

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from streamgauge.stream.records import Record
 
 Document = dict[str, Any]
-Kind = Literal["metrics", "alarms", "retrain", "dead-letters"]
+TopicKind = Literal["metrics", "alarms", "retrain", "dead-letters"]
 
 
-def document(kind: Kind, record: Record) -> Document:
+def document(kind: TopicKind, record: Record) -> Document:
     """A record as one JSON object.
 
     Metrics and alarms are as published, a retrain request is a CloudEvent with its `data`, a
@@ -58,7 +58,7 @@ def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def is_of_model(kind: Kind, record: Record, shown: Document, model: str) -> bool:
+def is_of_model(kind: TopicKind, record: Record, shown: Document, model: str) -> bool:
     """Whether a record is about `model`; a dead letter is by its key."""
     if kind == "dead-letters":
         return record.key == model.encode()

@@ -13,7 +13,7 @@ from streamgauge.consumers.broker import BrokerTimeoutError
 from streamgauge.consumers.child_process import SinkProcess
 from streamgauge.consumers.connect import open_broker, state_key
 from streamgauge.consumers.summary import summarize
-from streamgauge.consumers.terminal.announce import announcer
+from streamgauge.consumers.terminal.announce import log_findings
 from streamgauge.consumers.warmup import warm_up_for
 from streamgauge.consumers.worker import Worker
 
@@ -62,9 +62,9 @@ def run(
     sink: SinkProcess | None = None
     with open_broker(config) as broker, _stop_signals() as signals:
         try:
-            with broker.tasks() as tasks:
+            with broker.join_group() as tasks:
                 key = state_key(config)
-                worker = Worker(config, tasks, state_key=key, on_commit=announcer(config))
+                worker = Worker(config, tasks, state_key=key, on_commit=log_findings(config))
                 worker.start()
                 sink = SinkProcess(config) if with_sink else None
                 pulse = _Pulse(alive)
@@ -80,7 +80,7 @@ def run(
                 seconds = time.monotonic() - started_s
         finally:
             # Who was told to stop does not wait for brokers that are gone.
-            answers = not signals or broker.answers(_ANSWER_S)
+            answers = not signals or broker.is_reachable(_ANSWER_S)
             # Only now, when others may have the partitions: MLflow can take its time.
             if sink is not None and answers:
                 log.info("writing the last metrics to MLflow ...")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamgauge.stream.records import Record
 
 
-Outcome = Literal["agrees", "differs", "not comparable"]
+Verdict = Literal["agrees", "differs", "not comparable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Verified:
     partition: int
     n_commits: int
     n_records: int
-    outcome: Outcome
+    outcome: Verdict
     problem: str | None = None
 
 
@@ -46,10 +46,10 @@ def verify(broker: Broker, config: Config, partition: int, state_key: bytes | No
     for entry in broker.journal(partition):
         try:
             predictions, labels = _input(entry, n_commits, broker, config)
-        except _NotComparableError as error:
+        except _IncomparableError as error:
             return Verified(partition, n_commits, n_records, "not comparable", str(error))
         engine.process(predictions, labels)
-        engine.take_chunks()
+        engine.drain_chunks()
         n_records += len(predictions) + len(labels)
         if engine.digest != entry.state_digest:
             problem = (
@@ -61,7 +61,7 @@ def verify(broker: Broker, config: Config, partition: int, state_key: bytes | No
     return Verified(partition, n_commits, n_records, "agrees")
 
 
-class _NotComparableError(Exception):
+class _IncomparableError(Exception):
     """Why a commit, and each one after it, cannot be compared."""
 
 
@@ -71,9 +71,9 @@ def _input(
     """The predictions and labels of a commit that follows on `n_commits` others."""
     gone = f"the input of commit {n_commits + 1} is no longer retained"
     if entry.sequence != n_commits + 1:
-        raise _NotComparableError(f"{gone}, and the journal goes on at commit {entry.sequence}")
+        raise _IncomparableError(f"{gone}, and the journal goes on at commit {entry.sequence}")
     if entry.config_digest != config.digest():
-        raise _NotComparableError(f"commit {entry.sequence} was made under another configuration")
+        raise _IncomparableError(f"commit {entry.sequence} was made under another configuration")
     topics, p = config.topics, entry.partition
     try:
         return (
@@ -82,7 +82,7 @@ def _input(
         )
     except NotRetainedError as error:
         # It went between the reading of the journal and this.
-        raise _NotComparableError(gone) from error
+        raise _IncomparableError(gone) from error
 
 
 def verify_all(broker: Broker, config: Config, state_key: bytes | None) -> Iterator[Verified]:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 from streamgauge.consumers.broker import (
     BrokerError,
     BrokerTimeoutError,
+    Checkpoint,
     Commit,
     FencedError,
     PartitionsTakenError,
-    Position,
 )
 from streamgauge.stream.engine import Engine, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from streamgauge.consumers.broker import Batch, Rebalance, TakenOver, Tasks
+    from streamgauge.consumers.broker import Assignment, Batch, Rebalance, RestoredPartition
     from streamgauge.stream.config import Config
     from streamgauge.stream.records import Output, Record
 
@@ -39,7 +39,7 @@ class CommitFailedError(BrokerError):
     """The same commit has failed again and again, and not because the broker was busy."""
 
 
-class Task:
+class PartitionTask:
     """One owned partition: its engine, and where it stands.
 
     Args:
@@ -53,7 +53,7 @@ class Task:
     """
 
     def __init__(
-        self, config: Config, partition: int, taken_over: TakenOver, state_key: bytes | None
+        self, config: Config, partition: int, taken_over: RestoredPartition, state_key: bytes | None
     ) -> None:
         self.position = taken_over.position
         self.engine = Engine(config, partition, state_key=state_key)
@@ -66,8 +66,8 @@ class Task:
     def process(self, batch: Batch) -> Commit:
         """What one batch leads to."""
         outputs = self.engine.process(batch.predictions, batch.labels)
-        chunks = self.engine.take_chunks()
-        self.position = Position(
+        chunks = self.engine.drain_chunks()
+        self.position = Checkpoint(
             sequence=self.position.sequence + 1,
             prediction_offset=_next(self.position.prediction_offset, batch.predictions),
             label_offset=_next(self.position.label_offset, batch.labels),
@@ -94,7 +94,7 @@ class Worker:
     def __init__(
         self,
         config: Config,
-        tasks: Tasks,
+        tasks: Assignment,
         *,
         state_key: bytes | None = None,
         on_commit: Callable[[Sequence[Output]], None] = lambda _: None,
@@ -103,7 +103,7 @@ class Worker:
         self._broker = tasks
         self._state_key = state_key
         self._on_commit = on_commit
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, PartitionTask] = {}
         # By partition: the commit that failed last, and how often it has.
         self._failed: dict[int, tuple[int, int]] = {}
 
@@ -161,7 +161,9 @@ class Worker:
             if self._tasks.pop(partition, None) is not None:
                 log.info("partition %d: handed over", partition)
         for partition, taken_over in change.taken_over.items():
-            self._tasks[partition] = Task(self._config, partition, taken_over, self._state_key)
+            self._tasks[partition] = PartitionTask(
+                self._config, partition, taken_over, self._state_key
+            )
             log.info("partition %d: at commit %d", partition, taken_over.position.sequence)
 
     def _handle(self, batch: Batch) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Kind = Literal["drift", "warning"]
+AlarmKind = Literal["drift", "warning"]
 Direction = Literal["up", "down", "none"]
 
 
@@ -32,7 +32,7 @@ class Alarm:
     """
 
     index: int
-    kind: Kind
+    kind: AlarmKind
     direction: Direction
     statistic: float
     threshold: float

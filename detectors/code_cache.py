@@ -50,16 +50,16 @@ class CodeCache(NullCache):  # type: ignore[misc]
     def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
         self._function = function
         self._options = sorted(options.items())
-        self._used: _Place | None = None
+        self._used: _CacheFolder | None = None
 
     @cached_property
-    def _places(self) -> list[_Place]:
+    def _places(self) -> list[_CacheFolder]:
         # At the first call, when all that the function calls is defined.
         origin = f"{origin_of(self._function)} {self._options}"
         places = []
         for locator in (_InChosenFolder, _BesideSource, _InUserFolder):
             try:
-                places.append(_Place(self._function, locator, origin))
+                places.append(_CacheFolder(self._function, locator, origin))
             except (RuntimeError, OSError):  # no such place, or no source file
                 continue
         return places
@@ -92,7 +92,7 @@ class CodeCache(NullCache):  # type: ignore[misc]
             return
 
 
-class _Place(FunctionCache):  # type: ignore[misc]
+class _CacheFolder(FunctionCache):  # type: ignore[misc]
     """One folder's files of one function."""
 
     def __init__(self, function: Callable[..., Any], locator: type, origin: str) -> None:

@@ -11,7 +11,7 @@ from river import __version__ as river_version
 from river.base import BinaryDriftDetector, DriftDetector
 
 from streamgauge.detectors import checks, codec
-from streamgauge.detectors.base import Alarm, DetectorError, Direction, Kind
+from streamgauge.detectors.base import Alarm, AlarmKind, DetectorError, Direction
 from streamgauge.detectors.row import usable
 from streamgauge.detectors.split import Past
 
@@ -202,7 +202,7 @@ def _detector_class(path: str) -> type[Any]:
     return detector_class
 
 
-def _alarm(index: int, kind: Kind, past: Past) -> Alarm:
+def _alarm(index: int, kind: AlarmKind, past: Past) -> Alarm:
     """An alarm after `past`, whose last value is the one at `index`."""
     split = past.clearest_split()
     direction: Direction = "none"

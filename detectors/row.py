@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from streamgauge.detectors import checks
-from streamgauge.detectors.base import Alarm, Direction, Kind
+from streamgauge.detectors.base import Alarm, AlarmKind, Direction
 from streamgauge.detectors.compiled import (
     DIRECTION,
     GROW,
@@ -238,7 +238,7 @@ def usable(
 
 
 def _alarm(kind: int, index: int, found: list[float]) -> Alarm:
-    what: Kind = "warning" if kind == WARNING else "drift"
+    what: AlarmKind = "warning" if kind == WARNING else "drift"
     return Alarm(
         index=index,
         kind=what,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamgauge.stream.records import Record
 
 
-def cut(
+def mergeable_prefix(
     predictions: Sequence[Record],
     labels: Sequence[Record],
     *,

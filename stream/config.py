@@ -102,7 +102,7 @@ class Topics(_Section):
         return self
 
 
-class Retention(_Section):
+class RetentionSettings(_Section):
     """How long records are kept, on the embedded broker only those that have been processed.
 
     On Kafka it is what `topics create` sets, whether or not a record has been processed.
@@ -112,14 +112,14 @@ class Retention(_Section):
     size_mb: int = Field(1024, ge=1, description="for each topic, in megabytes")
 
 
-class EmbeddedBroker(_Section):
+class EmbeddedSettings(_Section):
     """The broker in a folder: SQLite, no server, several processes on one machine."""
 
     kind: Literal["embedded"] = "embedded"
     data_dir: str = ".streamgauge"
     partitions: int = Field(1, ge=1, le=256)
     timeout: DurationMs = Field("10s", description="before a busy database is an error")  # type: ignore[assignment]
-    retention: Retention = Retention()
+    retention: RetentionSettings = RetentionSettings()
 
 
 class Secret(_Section):
@@ -172,7 +172,7 @@ class KafkaSecurity(_Section):
         return self
 
 
-class KafkaBroker(_Section):
+class KafkaSettings(_Section):
     """Apache Kafka, 3.6 or newer."""
 
     kind: Literal["kafka"]
@@ -194,7 +194,7 @@ class KafkaBroker(_Section):
     lost_input: Literal["stop", "skip"] = Field(
         "stop", description="where Kafka has deleted input that no worker had processed yet"
     )
-    retention: Retention = Retention()
+    retention: RetentionSettings = RetentionSettings()
     data_dir: str = Field(
         ".streamgauge", description="local folder of `mlflow.db`, without a tracking_uri"
     )
@@ -216,7 +216,7 @@ class EventLimits(_Section):
     )
 
 
-class Join(_Section):
+class JoinSettings(_Section):
     """How predictions wait for their labels. All bounds are for one model."""
 
     pending_max: int = Field(100_000, ge=1, description="predictions that wait for a label")
@@ -286,7 +286,7 @@ class PeriodRule(_Section):
         return self
 
 
-class Policy(_Section):
+class PolicySettings(_Section):
     """What a drift is worth."""
 
     rule: Literal["any", "all", "at_least"] = Field(
@@ -303,13 +303,13 @@ class Policy(_Section):
     approval: Approval = "automatic"
 
     @model_validator(mode="after")
-    def _k_with_at_least(self) -> Policy:
+    def _k_with_at_least(self) -> PolicySettings:
         if (self.rule == "at_least") != (self.k is not None):
             raise ValueError("k goes with rule `at_least`, and `at_least` needs k")
         return self
 
 
-class Metrics(_Section):
+class MetricsSettings(_Section):
     """How often metrics are published and over how many outcomes windows go."""
 
     every: int = Field(100, ge=1, description="outcomes between two metric points")
@@ -342,9 +342,9 @@ class ModelConfig(_Section):
     )
     detectors: dict[str, DetectorConfig] = Field(default_factory=_default_detectors)
     learner: LearnerConfig | None = None
-    policy: Policy = Policy()
-    metrics: Metrics = Metrics()
-    join: Join = Join()
+    policy: PolicySettings = PolicySettings()
+    metrics: MetricsSettings = MetricsSettings()
+    join: JoinSettings = JoinSettings()
 
     @model_validator(mode="after")
     def _relations(self) -> ModelConfig:
@@ -393,7 +393,7 @@ class ModelConfig(_Section):
             raise ValueError(f"policy.metric.name: {metric.name!r} is none of {', '.join(names)}")
 
 
-class MLflow(_Section):
+class MLflowSettings(_Section):
     """Where the MLflow sink writes."""
 
     tracking_uri: str | None = Field(
@@ -402,7 +402,7 @@ class MLflow(_Section):
     experiment: str = "model-monitoring"
 
 
-class Worker(_Section):
+class WorkerSettings(_Section):
     """How the worker cuts its work."""
 
     batch_max: int = Field(10_000, ge=1, description="records of each input topic in one commit")
@@ -413,8 +413,8 @@ class Config(_Section):
 
     app: str = Field("streamgauge", pattern=r"^[A-Za-z0-9._-]{1,100}$")
     broker: Annotated[
-        EmbeddedBroker | KafkaBroker, Field(discriminator="kind"), BeforeValidator(_with_kind)
-    ] = EmbeddedBroker()
+        EmbeddedSettings | KafkaSettings, Field(discriminator="kind"), BeforeValidator(_with_kind)
+    ] = EmbeddedSettings()
     topics: Topics = Topics()
     events: EventLimits = EventLimits()
     models_max: int = Field(
@@ -427,8 +427,8 @@ class Config(_Section):
     models: dict[str, ModelConfig] = Field(
         {}, description="by model name: what differs from `defaults`"
     )
-    mlflow: MLflow = MLflow()
-    worker: Worker = Worker()
+    mlflow: MLflowSettings = MLflowSettings()
+    worker: WorkerSettings = WorkerSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -15,9 +15,9 @@ from streamgauge.detectors.base import Direction
 
 RETRAIN_REQUESTED = "io.streamgauge.retrain.requested.v1"
 
-AlarmKind = Literal["drift", "warning", "improvement", "data_problem"]
+PublishedAlarmKind = Literal["drift", "warning", "improvement", "data_problem"]
 Severity = Literal["minor", "moderate", "severe"]
-Reason = Literal["drift", "metric", "period"]
+RetrainReason = Literal["drift", "metric", "period"]
 Approval = Literal["automatic", "manual"]
 
 
@@ -61,7 +61,7 @@ class AlarmEvent(_Contract):
     version: str
     signal: str
     detector: str
-    kind: AlarmKind
+    kind: PublishedAlarmKind
     direction: Direction
     index: int = Field(ge=0, description="0-based count of outcomes of this model version")
     timestamp: Timestamp = Field(description="event time of the outcome that raised the alarm")
@@ -118,7 +118,7 @@ class RetrainRequest(_Contract):
     partition: int
     sequence: int = Field(ge=1, description="gapless for each partition, from 1")
     episode: int = Field(ge=1, description="the model version's episode, from 1")
-    reason: Reason
+    reason: RetrainReason
     severity: Severity
     approval: Approval = Field(description="whether a person must approve before retraining")
     alarms: list[AlarmEvent]

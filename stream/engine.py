@@ -16,10 +16,10 @@ from msgspec.structs import astuple
 
 from streamgauge.stream.align import merge
 from streamgauge.stream.events import EventError, decode_label, decode_prediction
-from streamgauge.stream.eviction import IdleModels
+from streamgauge.stream.eviction import EvictionQueue
 from streamgauge.stream.join import JoinCounts
-from streamgauge.stream.model import ModelState
-from streamgauge.stream.monitor import Alarmed, DataProblem, Metrics, Monitor
+from streamgauge.stream.model import Model
+from streamgauge.stream.monitor import AlarmFinding, DataProblemFinding, MetricsFinding, Monitor
 from streamgauge.stream.publish import Publisher
 from streamgauge.stream.snapshot import (
     JoinLog,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from streamgauge.stream.config import Config
     from streamgauge.stream.events import Label, Prediction
-    from streamgauge.stream.model import Found
+    from streamgauge.stream.model import VersionFinding
     from streamgauge.stream.records import Output, Record
 
 _ENGINE = "engine"
@@ -87,11 +87,11 @@ class Engine:
         self._publisher = Publisher(config, partition)
         self._state_key = state_key
         self._join_logs: dict[str, JoinLog] = {}
-        self._models: dict[str, ModelState] = {}
-        self._idle = IdleModels(self._models)
-        self._touched: dict[str, ModelState] = {}
+        self._models: dict[str, Model] = {}
+        self._idle = EvictionQueue(self._models)
+        self._touched: dict[str, Model] = {}
         self._evicted: set[str] = set()
-        self._found: list[Found] = []
+        self._found: list[VersionFinding] = []
         self._stored_plain: dict[str, set[str]] = {}
         self._stored_learners: dict[str, set[str]] = {}
         self._outputs: list[Output] = []
@@ -113,18 +113,18 @@ class Engine:
                 if is_label:
                     label = decode_label(record.value, record.timestamp_ms, limits)
                     model = self._models.get(label.model) or self._new_model(label)
-                    model.take_label(label, record.offset)
+                    model.add_label(label, record.offset)
                 else:
                     prediction = decode_prediction(record.value, record.timestamp_ms, limits)
                     model = self._models.get(prediction.model) or self._new_model(prediction)
-                    model.take_prediction(prediction, record.offset)
+                    model.add_prediction(prediction, record.offset)
             except EventError as error:
                 self._counts.n_dead_letters += 1
                 outputs.append(self._publisher.dead_letter(record, error))
                 continue
             if model.name not in self._models:
                 n_outcomes = self._admit(model, n_outcomes)
-            n_outcomes = model.number_outcomes(n_outcomes)
+            n_outcomes = model.place_outcomes(n_outcomes)
             self._touched[model.name] = model
             if model.join_is_due():
                 points.append((n_outcomes - 1, self._join_point(model)))
@@ -132,7 +132,7 @@ class Engine:
         self._outputs.extend(outputs)
         return outputs
 
-    def _new_model(self, event: Prediction | Label) -> ModelState:
+    def _new_model(self, event: Prediction | Label) -> Model:
         """A model that is watched as soon as its first event has been taken."""
         if self._is_full and self._idle.longest(event.timestamp_ms) is None:
             raise EventError(
@@ -141,13 +141,13 @@ class Engine:
                 f" {self._config.models_max}, and none has been idle for so long that it"
                 " could make room",
             )
-        return ModelState(event.model, self._config)
+        return Model(event.model, self._config)
 
     @property
     def _is_full(self) -> bool:
         return len(self._models) >= self._config.models_max
 
-    def _admit(self, model: ModelState, n_outcomes: int) -> int:
+    def _admit(self, model: Model, n_outcomes: int) -> int:
         """Watch a new model, in the place of an idle one where it has to be; the outcomes' number.
 
         An event has been taken by it already, so a refused event makes room for nobody.
@@ -160,10 +160,10 @@ class Engine:
         self._idle.add(model.name)
         return n_outcomes
 
-    def _evict(self, model: ModelState, n_outcomes: int) -> int:
+    def _evict(self, model: Model, n_outcomes: int) -> int:
         model.close()
-        n_outcomes = model.number_outcomes(n_outcomes)
-        self._found.extend(model.take_findings())
+        n_outcomes = model.place_outcomes(n_outcomes)
+        self._found.extend(model.drain_findings())
         self._counts.n_evicted += 1
         self._counts.gone = _sum([self._counts.gone, model.join.counts])
         self._idle.remove_longest()
@@ -179,26 +179,26 @@ class Engine:
         """
         found, self._found = self._found, []
         for model in self._touched.values():
-            found.extend(model.take_findings())
+            found.extend(model.drain_findings())
         found.sort(key=lambda item: item.order)
         placed = [(item.order, self._output(item)) for item in found]
         placed.extend(points)
         placed.sort(key=itemgetter(0))
         return [output for _, output in placed]
 
-    def _output(self, item: Found) -> Output:
+    def _output(self, item: VersionFinding) -> Output:
         finding, publisher = item.finding, self._publisher
-        if isinstance(finding, Metrics):
+        if isinstance(finding, MetricsFinding):
             return publisher.metrics(item.model, item.version, finding)
-        if isinstance(finding, Alarmed):
+        if isinstance(finding, AlarmFinding):
             return publisher.alarm(item.model, item.version, finding)
-        if isinstance(finding, DataProblem):
+        if isinstance(finding, DataProblemFinding):
             return publisher.data_problem(item.model, item.version, finding)
         # Numbered here, in the order of the outcomes: the same however the input was cut.
         self._counts.n_retrains += 1
         return publisher.retrain(item.model, item.version, finding, self._counts.n_retrains)
 
-    def _join_point(self, model: ModelState) -> Output:
+    def _join_point(self, model: Model) -> Output:
         return self._publisher.metric_point(
             model.name,
             model.version,
@@ -208,7 +208,7 @@ class Engine:
             {**model.join_values(), "n_models_evicted": float(self._counts.n_evicted)},
         )
 
-    def take_chunks(self) -> _Chunks:
+    def drain_chunks(self) -> _Chunks:
         """The state chunks that changed since the last call; None means that one is gone.
 
         Also moves `digest` on: it covers every output and every change of state, but for what
@@ -217,7 +217,7 @@ class Engine:
         plain, others = self._forgotten()
         changes: list[bytes] = []
         for model in self._touched.values():
-            groups = encode_changes(model.join.take_changes())
+            groups = encode_changes(model.join.drain_changes())
             changes += groups
             others.update(self._join_log(model.name).write(groups, model.join))
             its_plain, its_learners = self._changed(model)
@@ -241,14 +241,14 @@ class Engine:
         self._evicted = set()
         return plain, others
 
-    def _changed(self, model: ModelState) -> tuple[_Chunks, _Chunks]:
+    def _changed(self, model: Model) -> tuple[_Chunks, _Chunks]:
         """A model's plain chunks that have changed, and its learners'."""
         plain: _Chunks = {}
         learners: _Chunks = {}
-        header = model.take_header()
+        header = model.drain_header()
         if header is not None:
             plain[chunk_name("model", model.name)] = header
-        changed, dropped = model.take_changed()
+        changed, dropped = model.drain_changed()
         for version, monitor in changed:
             plain[chunk_name("monitor", model.name, version)] = pack(monitor.state())
             learners[chunk_name("learner", model.name, version)] = self._sealed(monitor)
@@ -299,11 +299,11 @@ class Engine:
         parsed = sorted((*split_name(name), name) for name in chunks)
         for kind, names, name in parsed:
             if kind == "model":
-                model = ModelState(names[0], self._config)
+                model = Model(names[0], self._config)
                 notes += model.restore_header(chunks[name])
                 self._models[model.name] = model
         self._restore_joins(chunks)
-        self._idle = IdleModels(self._models)
+        self._idle = EvictionQueue(self._models)
         for kind, names, name in parsed:
             if kind in ("model", "monitor"):
                 self._stored_plain.setdefault(names[0], set()).add(name)

@@ -30,7 +30,7 @@ Value = bool | Integer | float | Text
 Probability = Share | dict[Text, Share]
 Features = dict[Name, bool | Integer | float | Text | None]
 
-Reason = Literal[
+RefusalReason = Literal[
     "empty_value",
     "too_large",
     "malformed_json",
@@ -50,9 +50,9 @@ class EventError(ValueError):
         detail: what is wrong and what to do, naming the field.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: RefusalReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason: Reason = reason
+        self.reason: RefusalReason = reason
         self.detail = detail
 
 

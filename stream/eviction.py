@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from streamgauge.stream.model import ModelState
+    from streamgauge.stream.model import Model
 
 _Key = tuple[int, int, str]
 
 
-class IdleModels:
+class EvictionQueue:
     """The models by the event time at which they may be forgotten, and that of their last event.
 
     Memory is an entry for each model; time is logarithmic in their number, on average. The answer
@@ -23,7 +23,7 @@ class IdleModels:
         models: by name; what is added and removed there is to be told here.
     """
 
-    def __init__(self, models: Mapping[str, ModelState]) -> None:
+    def __init__(self, models: Mapping[str, Model]) -> None:
         self._models = models
         # Times only grow, so an entry is never later than its model's: enough to find the first.
         self._heap = [_key(model) for model in models.values()]
@@ -51,5 +51,5 @@ class IdleModels:
         heappop(self._heap)
 
 
-def _key(model: ModelState) -> _Key:
+def _key(model: Model) -> _Key:
     return model.join.over_at_ms, model.join.watermark_ms, model.name

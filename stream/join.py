@@ -21,7 +21,7 @@ from streamgauge.stream.events import Features, Probability, Value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from streamgauge.stream.config import Join
+    from streamgauge.stream.config import JoinSettings
     from streamgauge.stream.events import Label, Prediction
 
 # Ages are checked once in this many steps of the age, not at each event.
@@ -58,7 +58,7 @@ class Outcome(Struct, array_like=True, gc=False):
     label_offset: int = 0
 
 
-class Pending(Struct, array_like=True, gc=False):
+class PendingPrediction(Struct, array_like=True, gc=False):
     """A prediction that waits for its label."""
 
     version: str
@@ -70,7 +70,7 @@ class Pending(Struct, array_like=True, gc=False):
     offset: int
 
 
-class Early(Struct, array_like=True, gc=False):
+class EarlyLabel(Struct, array_like=True, gc=False):
     """A label that waits for its prediction."""
 
     y_true: Value
@@ -96,7 +96,7 @@ class JoinCounts(Struct, array_like=True):
 # What a change does; the rest of the tuple is its arguments.
 _WAIT, _JOIN, _EARLY, _EXPIRE, _ORPHAN, _FORGET, _HOLD, _RELEASE, _KEEP, _MARK = range(10)
 
-Change = tuple[Any, ...]
+JoinChange = tuple[Any, ...]
 
 
 class ModelJoin:
@@ -110,19 +110,19 @@ class ModelJoin:
         keep_features: whether outcomes carry the features; they are the bulk of the memory.
     """
 
-    def __init__(self, model: str, config: Join, *, keep_features: bool = False) -> None:
+    def __init__(self, model: str, config: JoinSettings, *, keep_features: bool = False) -> None:
         self.model = model
         self.counts = JoinCounts()
         self._config = config
         self._keep_features = keep_features
-        self._pending: dict[str, Pending] = {}
-        self._early: dict[str, Early] = {}
+        self._pending: dict[str, PendingPrediction] = {}
+        self._early: dict[str, EarlyLabel] = {}
         self._joined: dict[str, Value] = {}
         self._held: list[tuple[int, int, Outcome]] = []
         self._held_seq = 0
         self._watermark_ms = 0
         self._sweep_ms = 0
-        self._changes: list[Change] = []
+        self._changes: list[JoinChange] = []
 
     @property
     def n_pending(self) -> int:
@@ -163,7 +163,7 @@ class ModelJoin:
         self._change((_EXPIRE, len(self._pending)))
         self._change((_ORPHAN, len(self._early)))
 
-    def waiting(self, prediction_id: str) -> Pending | None:
+    def waiting(self, prediction_id: str) -> PendingPrediction | None:
         """The prediction that waits for the label of this id, if it is there."""
         return self._pending.get(prediction_id)
 
@@ -175,7 +175,7 @@ class ModelJoin:
         if key in self._pending or key in self._joined:
             self.counts.n_duplicate_predictions += 1
         else:
-            pending = Pending(
+            pending = PendingPrediction(
                 event.version,
                 event.prediction,
                 event.probability,
@@ -207,7 +207,7 @@ class ModelJoin:
             else:
                 self.counts.n_correction += 1
         else:
-            early = Early(
+            early = EarlyLabel(
                 event.label,
                 event.features if self._keep_features else None,
                 timestamp_ms,
@@ -220,11 +220,11 @@ class ModelJoin:
                 self._wait_early(key, early)
         self._advance(timestamp_ms, out)
 
-    def _carried(self, event: Label, timestamp_ms: int) -> Pending | None:
+    def _carried(self, event: Label, timestamp_ms: int) -> PendingPrediction | None:
         if event.prediction is None or event.version is None:
             return None
         predicted_ms = event.timestamp_predicted_ms
-        return Pending(
+        return PendingPrediction(
             event.version,
             event.prediction,
             event.probability,
@@ -234,13 +234,15 @@ class ModelJoin:
             -1,
         )
 
-    def _wait_early(self, key: str, early: Early) -> None:
+    def _wait_early(self, key: str, early: EarlyLabel) -> None:
         limit = self._config.early_max
         self._change((_EARLY, key, early))
         if len(self._early) > limit:
             self._change((_ORPHAN, _n_to_drop(self._early, limit)))
 
-    def _complete(self, key: str, pending: Pending, early: Early, out: list[Outcome]) -> None:
+    def _complete(
+        self, key: str, pending: PendingPrediction, early: EarlyLabel, out: list[Outcome]
+    ) -> None:
         self._change((_JOIN, key, early.y_true))
         if len(self._joined) > self._config.joined_max:
             self._change((_FORGET, _n_to_drop(self._joined, self._config.joined_max)))
@@ -303,11 +305,11 @@ class ModelJoin:
         if n_orphaned:
             self._change((_ORPHAN, n_orphaned))
 
-    def _change(self, change: Change) -> None:
+    def _change(self, change: JoinChange) -> None:
         self._changes.append(change)
         self._apply(change)
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: JoinChange) -> None:
         """Do what a change says; the only place that touches the buffers."""
         kind = change[0]
         if kind == _WAIT:
@@ -332,7 +334,7 @@ class ModelJoin:
         else:
             self._apply_to_held(change)
 
-    def _apply_to_held(self, change: Change) -> None:
+    def _apply_to_held(self, change: JoinChange) -> None:
         kind = change[0]
         if kind == _HOLD:
             heappush(self._held, (change[1].predicted_ms, self._held_seq, change[1]))
@@ -343,13 +345,13 @@ class ModelJoin:
         else:
             heappush(self._held, (change[2].predicted_ms, change[1], change[2]))
 
-    def take_changes(self) -> list[Change]:
+    def drain_changes(self) -> list[JoinChange]:
         """What has changed since the last call; the last one says what no other one does."""
         changes, self._changes = self._changes, []
         changes.append(self._mark())
         return changes
 
-    def entries(self) -> Iterator[Change]:
+    def entries(self) -> Iterator[JoinChange]:
         """Changes that make a new join what this one is; take them before the next event."""
         yield from ((_JOIN, key, y_true) for key, y_true in self._joined.items())
         yield from ((_EARLY, key, early) for key, early in self._early.items())
@@ -358,12 +360,12 @@ class ModelJoin:
         yield from ((_KEEP, seq, outcome) for _, seq, outcome in sorted(self._held))
         yield self._mark()
 
-    def _mark(self) -> Change:
+    def _mark(self) -> JoinChange:
         counts = replace(self.counts)
         return _MARK, self._watermark_ms, self._sweep_ms, self._held_seq, counts
 
-    def redo(self, changes: Iterable[Change]) -> None:
-        """Apply what `entries` and then `take_changes` gave, in order, as it is or decoded."""
+    def redo(self, changes: Iterable[JoinChange]) -> None:
+        """Apply what `entries` and then `drain_changes` gave, in order, as it is or decoded."""
         for change in changes:
             self._apply(_typed(change))
 
@@ -393,15 +395,15 @@ def _drop_oldest(entries: dict[str, Any], n: int) -> None:
 
 # The last argument of a change, where it is no plain value.
 _TYPES = {
-    _WAIT: Pending,
-    _EARLY: Early,
+    _WAIT: PendingPrediction,
+    _EARLY: EarlyLabel,
     _HOLD: Outcome,
     _KEEP: Outcome,
     _MARK: JoinCounts,
 }
 
 
-def _typed(change: Change) -> Change:
+def _typed(change: JoinChange) -> JoinChange:
     """A change as it was before it was written."""
     kind = _TYPES.get(change[0])
     return change if kind is None else (*change[:-1], msgspec.convert(change[-1], kind))

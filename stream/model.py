@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from streamgauge.stream.events import EventError
 from streamgauge.stream.join import ModelJoin
-from streamgauge.stream.monitor import DataProblem, Finding, Monitor
-from streamgauge.stream.served_version import Serving, ServingState
+from streamgauge.stream.monitor import DataProblemFinding, Finding, Monitor
+from streamgauge.stream.served_version import ServedVersion, ServedVersionState
 from streamgauge.stream.signals.learner import Learner, LearnerStateError
 from streamgauge.stream.snapshot import pack, unpack
 from streamgauge.stream.task import Evidence, TaskSpec
@@ -18,10 +18,10 @@ from streamgauge.stream.task import Evidence, TaskSpec
 if TYPE_CHECKING:
     from streamgauge.stream.config import Config, Task
     from streamgauge.stream.events import Label, Prediction, Value
-    from streamgauge.stream.join import Outcome, Pending
+    from streamgauge.stream.join import Outcome, PendingPrediction
 
 
-class Found(NamedTuple):
+class VersionFinding(NamedTuple):
     """A finding about a version; `order` is the place of its outcome in the batch."""
 
     order: int
@@ -48,11 +48,11 @@ class _Header(Struct, array_like=True):
     """What a model's state holds besides the join and the monitors."""
 
     versions: list[Version]
-    serving: ServingState
+    serving: ServedVersionState
     n_unmonitored: int
 
 
-class ModelState:
+class Model:
     """Everything known of one model.
 
     Args:
@@ -72,13 +72,13 @@ class ModelState:
         # Which predicted longest ago comes first, but for the served one.
         self._versions: dict[str, Version] = {}
         self._monitors: dict[str, Monitor] = {}
-        self._serving = Serving()
+        self._serving = ServedVersion()
         self._n_unmonitored = 0
         self._out: list[Outcome] = []
         self._orders: list[int] = []
         self._fits: list[bool] = []
         self._n_new_served = 0
-        self._found: list[Found] = []
+        self._found: list[VersionFinding] = []
         self._header_changed = True
         self._changed: set[str] = set()
         self._dropped: set[str] = set()
@@ -90,7 +90,7 @@ class ModelState:
         """The served version (see served_version.py), empty before the first prediction."""
         return self._serving.served
 
-    def take_prediction(self, event: Prediction, offset: int) -> None:
+    def add_prediction(self, event: Prediction, offset: int) -> None:
         """Take a prediction.
 
         Raises:
@@ -99,7 +99,7 @@ class ModelState:
         self._see(event.version, event, event.timestamp_ms, event.prediction)
         self.join.add_prediction(event, offset, self._out)
 
-    def take_label(self, event: Label, offset: int) -> None:
+    def add_label(self, event: Label, offset: int) -> None:
         """Take a label, which may carry its prediction.
 
         Raises:
@@ -130,14 +130,14 @@ class ModelState:
         if versions and all(version.settled for version in versions):
             specs = [version.spec for version in versions]
         else:
-            expected = TaskSpec.expected(self._config)
+            expected = TaskSpec.from_config(self._config)
             specs = [] if expected is None else [expected]
-        problems = [spec.problem("label", label, self._config) for spec in specs]
+        problems = [spec.mismatch("label", label, self._config) for spec in specs]
         if problems and problems[0] is not None and all(problems):
             raise problems[0]
 
     def _spec(
-        self, version: Version | None, event: Prediction | Label | Pending, *values: Value
+        self, version: Version | None, event: Prediction | Label | PendingPrediction, *values: Value
     ) -> TaskSpec:
         """The task of a version, None for a new one, with what an event of these values says."""
         if version is None:
@@ -207,7 +207,7 @@ class ModelState:
             monitor.set_superseded(superseded=name != self.version)
         self._changed.update(self._monitors)
 
-    def number_outcomes(self, n: int) -> int:
+    def place_outcomes(self, n: int) -> int:
         """Number the outcomes that are new since the last call, from `n` on; the next number."""
         for outcome in self._out[len(self._orders) :]:
             version = self._versions.get(outcome.version)
@@ -224,7 +224,7 @@ class ModelState:
                     version.settled = self._header_changed = True
         return n
 
-    def take_findings(self) -> list[Found]:
+    def drain_findings(self) -> list[VersionFinding]:
         """What the outcomes since the last call led to."""
         self._settle()
         found, self._found = self._found, []
@@ -248,17 +248,17 @@ class ModelState:
 
     def _monitored(
         self, name: str, outcomes: list[Outcome], orders: list[int], fits: list[bool]
-    ) -> list[Found]:
+    ) -> list[VersionFinding]:
         monitor = self._monitors[name]
         self._changed.add(name)
-        found: list[Found] = []
+        found: list[VersionFinding] = []
         if not all(fits):
             found = self._misfits(name, monitor, outcomes, orders, fits)
             orders = [order for order, fit in zip(orders, fits, strict=True) if fit]
             outcomes = [outcome for outcome, fit in zip(outcomes, fits, strict=True) if fit]
         first = monitor.n_outcomes
         for item in monitor.update(outcomes):
-            found.append(Found(orders[item.index - first], self.name, name, item))
+            found.append(VersionFinding(orders[item.index - first], self.name, name, item))
         return found
 
     def _misfits(
@@ -268,7 +268,7 @@ class ModelState:
         outcomes: list[Outcome],
         orders: list[int],
         fits: list[bool],
-    ) -> list[Found]:
+    ) -> list[VersionFinding]:
         found = []
         index = monitor.n_outcomes
         for outcome, order, fit in zip(outcomes, orders, fits, strict=True):
@@ -279,8 +279,8 @@ class ModelState:
                     f" prediction {outcome.y_pred!r} are not both values of a"
                     f" {self._versions[name].spec.task}; they were left out"
                 )
-                problem = DataProblem(index, outcome.timestamp_ms, "data", "join", detail)
-                found.append(Found(order, self.name, name, problem))
+                problem = DataProblemFinding(index, outcome.timestamp_ms, "data", "join", detail)
+                found.append(VersionFinding(order, self.name, name, problem))
         return found
 
     @property
@@ -310,7 +310,7 @@ class ModelState:
         """Let go of all that waits: the model is about to be forgotten."""
         self.join.close(self._out)
 
-    def take_header(self) -> bytes | None:
+    def drain_header(self) -> bytes | None:
         """The model's header when it has changed since the last call."""
         if not self._header_changed:
             return None
@@ -319,7 +319,7 @@ class ModelState:
             _Header(list(self._versions.values()), self._serving.state(), self._n_unmonitored)
         )
 
-    def take_changed(self) -> tuple[list[tuple[str, Monitor]], list[str]]:
+    def drain_changed(self) -> tuple[list[tuple[str, Monitor]], list[str]]:
         """Monitors that have changed since the last call, by version, and versions dropped."""
         changed = sorted(self._changed)
         dropped = sorted(self._dropped - set(self._versions))
@@ -327,7 +327,7 @@ class ModelState:
         return [(name, self._monitors[name]) for name in changed], dropped
 
     def restore_header(self, data: bytes) -> list[str]:
-        """Become the model that `take_header()` described, with fresh monitors.
+        """Become the model that `drain_header()` described, with fresh monitors.
 
         Returns:
             A sentence for each version that starts anew since the configuration now has another
@@ -335,14 +335,14 @@ class ModelState:
         """
         header = unpack(self.name, data, _Header)
         self._versions = {version.name: version for version in header.versions}
-        self._serving = Serving(header.serving)
+        self._serving = ServedVersion(header.serving)
         self._n_unmonitored = header.n_unmonitored
         self._header_changed = False
         return [note for version in header.versions for note in self._revive(version)]
 
     def _revive(self, version: Version) -> list[str]:
         notes = []
-        spec = version.spec.under(self._config)
+        spec = version.spec.with_config(self._config)
         if spec.task != version.spec.task:
             version.settled = False
             self._anew.add(version.name)

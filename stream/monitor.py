@@ -11,8 +11,8 @@ import numpy as np
 from streamgauge.stream.performance import Performance
 from streamgauge.stream.policy import Episode, EpisodeAlarm, Policy
 from streamgauge.stream.signals.loss import make_loss
-from streamgauge.stream.signals.signal import Failed, Found, Signal
-from streamgauge.stream.window import Block, Columns, WindowIndex
+from streamgauge.stream.signals.signal import DetectorFailure, Signal, SignalAlarm
+from streamgauge.stream.window import Block, OutcomeColumns, WindowIndex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamgauge.stream.config import ModelConfig, Task
-    from streamgauge.stream.contracts import AlarmKind
+    from streamgauge.stream.contracts import PublishedAlarmKind
     from streamgauge.stream.join import Outcome
     from streamgauge.stream.signals.learner import Learner
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
+class MetricsFinding:
     """The metrics of one signal after `index + 1` outcomes."""
 
     index: int
@@ -36,18 +36,18 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Alarmed:
+class AlarmFinding:
     """An alarm, what it means, and the episode that it belongs to, if it counts for one."""
 
     index: int
     timestamp_ms: int
-    kind: AlarmKind
-    found: Found
+    kind: PublishedAlarmKind
+    found: SignalAlarm
     episode: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class DataProblem:
+class DataProblemFinding:
     """What the core cannot use, although each of its events was well formed."""
 
     index: int
@@ -58,7 +58,7 @@ class DataProblem:
 
 
 @dataclass(frozen=True, slots=True)
-class Retrain:
+class RetrainDecision:
     """A decision to ask for a retrain, with what was known at the deciding outcome."""
 
     index: int
@@ -69,7 +69,7 @@ class Retrain:
     since: Block
 
 
-Finding = Metrics | Alarmed | DataProblem | Retrain
+Finding = MetricsFinding | AlarmFinding | DataProblemFinding | RetrainDecision
 
 
 class Monitor:
@@ -131,8 +131,8 @@ class Monitor:
                 [*found, *self._learner_error.update(learner_losses, start)],
                 key=lambda item: item.index,
             )
-        columns = Columns(outcomes, losses)
-        by_index: dict[int, list[Found | Failed]] = {}
+        columns = OutcomeColumns(outcomes, losses)
+        by_index: dict[int, list[SignalAlarm | DetectorFailure]] = {}
         for item in found:
             by_index.setdefault(item.index - start, []).append(item)
         self._performance.record(outcomes)
@@ -160,7 +160,9 @@ class Monitor:
             learner_losses[i : i + 1] = self.learner.losses(one, self._loss)
         return losses, learner_losses
 
-    def _stops(self, by_index: Mapping[int, list[Found | Failed]], n: int, start: int) -> list[int]:
+    def _stops(
+        self, by_index: Mapping[int, list[SignalAlarm | DetectorFailure]], n: int, start: int
+    ) -> list[int]:
         """Positions in the segment at which the policy has something to look at."""
         if self._policy.has_period:
             return list(range(n))
@@ -174,20 +176,24 @@ class Monitor:
         return sorted(stops)
 
     def _decide(
-        self, index: int, outcome: Outcome, found: Sequence[Found | Failed], findings: list[Finding]
+        self,
+        index: int,
+        outcome: Outcome,
+        found: Sequence[SignalAlarm | DetectorFailure],
+        findings: list[Finding],
     ) -> None:
         timestamp_ms = outcome.timestamp_ms
         for item in found:
-            if isinstance(item, Failed):
+            if isinstance(item, DetectorFailure):
                 findings.append(_problem(item, timestamp_ms))
             else:
                 findings.append(self._alarmed(item, timestamp_ms))
         self._ask(index, timestamp_ms, self._policy.decide(index, timestamp_ms), findings)
         self._ask(index, timestamp_ms, self._policy.on_time(index, timestamp_ms), findings)
 
-    def _alarmed(self, item: Found, timestamp_ms: int) -> Alarmed:
+    def _alarmed(self, item: SignalAlarm, timestamp_ms: int) -> AlarmFinding:
         alarm = item.alarm
-        kind: AlarmKind = alarm.kind
+        kind: PublishedAlarmKind = alarm.kind
         if kind == "drift" and alarm.direction == "down":
             kind = "improvement"
         counts = kind == "drift" or (
@@ -196,7 +202,7 @@ class Monitor:
         number = None
         if counts and self._policy.counts(item.detector):
             number = self._policy.on_alarm(_episode_alarm(item, kind, timestamp_ms))
-        return Alarmed(item.index, timestamp_ms, kind, item, number)
+        return AlarmFinding(item.index, timestamp_ms, kind, item, number)
 
     def _ask(
         self, index: int, timestamp_ms: int, episode: Episode | None, findings: list[Finding]
@@ -205,7 +211,7 @@ class Monitor:
             return
         before, since = self._windows.split(min(episode.onset, index))
         metrics = {"error": (before.mean_loss, since.mean_loss)}
-        findings.append(Retrain(index, timestamp_ms, episode, metrics, before.n, since))
+        findings.append(RetrainDecision(index, timestamp_ms, episode, metrics, before.n, since))
 
     def _at_segment_end(self, last: Outcome, findings: list[Finding]) -> None:
         index = self.n_outcomes - 1
@@ -221,16 +227,16 @@ class Monitor:
         if self._learner_error is not None:
             self._learner_error.rebaseline(silent)
 
-    def _metrics(self, index: int, timestamp_ms: int) -> list[Metrics]:
+    def _metrics(self, index: int, timestamp_ms: int) -> list[MetricsFinding]:
         performance = {**self._performance.values(), "n_outcomes": float(self.n_outcomes)}
         points = [
-            Metrics(index, timestamp_ms, "performance", performance),
-            Metrics(index, timestamp_ms, "error", self._error.readings()),
+            MetricsFinding(index, timestamp_ms, "performance", performance),
+            MetricsFinding(index, timestamp_ms, "error", self._error.readings()),
         ]
         if self.learner is not None and self._learner_error is not None:
             readings = self._learner_error.readings()
             readings["n_failed"] = float(self.learner.n_failed)
-            points.append(Metrics(index, timestamp_ms, "learner_error", readings))
+            points.append(MetricsFinding(index, timestamp_ms, "learner_error", readings))
         return points
 
     def state(self) -> dict[str, Any]:
@@ -258,12 +264,12 @@ class Monitor:
         return afresh
 
 
-def _problem(item: Failed, timestamp_ms: int) -> DataProblem:
+def _problem(item: DetectorFailure, timestamp_ms: int) -> DataProblemFinding:
     detail = f"{item.detail} (failure {item.n} of this detector, which goes on without the value)"
-    return DataProblem(item.index, timestamp_ms, item.signal, item.detector, detail)
+    return DataProblemFinding(item.index, timestamp_ms, item.signal, item.detector, detail)
 
 
-def _episode_alarm(item: Found, kind: AlarmKind, timestamp_ms: int) -> EpisodeAlarm:
+def _episode_alarm(item: SignalAlarm, kind: PublishedAlarmKind, timestamp_ms: int) -> EpisodeAlarm:
     alarm = item.alarm
     return EpisodeAlarm(
         item.signal,

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from streamgauge.stream.contracts import Reason
+from streamgauge.stream.contracts import RetrainReason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +59,7 @@ class Episode(Struct, array_like=True):
 
     number: int
     last_active: int
-    reason: Reason
+    reason: RetrainReason
     detectors: list[str]
     alarms: list[EpisodeAlarm]
     since: int | None = None
@@ -221,7 +221,7 @@ class Policy:
         needed = {"any": 1, "all": len(self._asking), "at_least": self._config.k or 1}
         return len(episode.detectors) >= needed[self._config.rule]
 
-    def _open(self, reason: Reason) -> Episode:
+    def _open(self, reason: RetrainReason) -> Episode:
         self._n_episodes += 1
         self.episode = Episode(self._n_episodes, 0, reason, [], [])
         return self.episode

@@ -26,7 +26,12 @@ from streamgauge.stream.records import Output
 if TYPE_CHECKING:
     from streamgauge.stream.config import Config
     from streamgauge.stream.events import EventError
-    from streamgauge.stream.monitor import Alarmed, DataProblem, Metrics, Retrain
+    from streamgauge.stream.monitor import (
+        AlarmFinding,
+        DataProblemFinding,
+        MetricsFinding,
+        RetrainDecision,
+    )
     from streamgauge.stream.policy import EpisodeAlarm
     from streamgauge.stream.records import Record
 
@@ -46,7 +51,7 @@ class Publisher:
         self._topics = config.topics
         self._partition = partition
 
-    def metrics(self, model: str, version: str, found: Metrics) -> Output:
+    def metrics(self, model: str, version: str, found: MetricsFinding) -> Output:
         """A metric point."""
         return self.metric_point(
             model, version, found.signal, found.index + 1, found.timestamp_ms, found.values
@@ -74,7 +79,7 @@ class Publisher:
         )
         return Output(self._topics.metrics, model.encode(), value, (), timestamp_ms)
 
-    def alarm(self, model: str, version: str, found: Alarmed) -> Output:
+    def alarm(self, model: str, version: str, found: AlarmFinding) -> Output:
         """A detector's alarm."""
         item, alarm = found.found, found.found.alarm
         event = AlarmEvent(
@@ -96,7 +101,7 @@ class Publisher:
         )
         return self._alarm_output(event, found.timestamp_ms)
 
-    def data_problem(self, model: str, version: str, found: DataProblem) -> Output:
+    def data_problem(self, model: str, version: str, found: DataProblemFinding) -> Output:
         """What the core cannot use although each of its events was well formed."""
         event = AlarmEvent(
             alarm_id=self._id(
@@ -119,7 +124,7 @@ class Publisher:
         value = event.model_dump_json().encode()
         return Output(self._topics.alarms, event.model.encode(), value, (), timestamp_ms)
 
-    def retrain(self, model: str, version: str, found: Retrain, sequence: int) -> Output:
+    def retrain(self, model: str, version: str, found: RetrainDecision, sequence: int) -> Output:
         """A retrain request: a CloudEvent in Kafka's binary mode."""
         episode = found.episode
         request = RetrainRequest(
@@ -174,7 +179,7 @@ class Publisher:
             episode=episode,
         )
 
-    def _window(self, found: Retrain) -> RetrainWindow:
+    def _window(self, found: RetrainDecision) -> RetrainWindow:
         since = found.since
         partition = self._partition
         predictions = None
@@ -224,7 +229,7 @@ class Publisher:
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
-def _severity(found: Retrain) -> Severity:
+def _severity(found: RetrainDecision) -> Severity:
     before, after = found.metrics["error"]
     if found.episode.reason == "period":
         return "minor"

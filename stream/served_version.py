@@ -10,15 +10,15 @@ _LATEST = 100
 _TAKES_OVER = 75
 
 
-class ServingState(Struct, array_like=True):
-    """All that `Serving` remembers; `latest` is a heap of (event time, number, version)."""
+class ServedVersionState(Struct, array_like=True):
+    """All that `ServedVersion` remembers; `latest` is a heap of (event time, number, version)."""
 
     served: str = ""
     n_seen: int = 0
     latest: list[tuple[int, int, str]] = []
 
 
-class Serving:
+class ServedVersion:
     """Tells the served version by the predictions: their versions, and when they were made.
 
     The first version is served until another one has made 75 of the model's 100 latest
@@ -33,8 +33,8 @@ class Serving:
       before the latest.
     """
 
-    def __init__(self, state: ServingState | None = None) -> None:
-        self._state = state or ServingState()
+    def __init__(self, state: ServedVersionState | None = None) -> None:
+        self._state = state or ServedVersionState()
 
     @property
     def served(self) -> str:
@@ -58,6 +58,6 @@ class Serving:
         state.served = version
         return True
 
-    def state(self) -> ServingState:
+    def state(self) -> ServedVersionState:
         """Everything needed to go on."""
         return self._state

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from streamgauge.stream.join import Change
+from streamgauge.stream.join import JoinChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +75,7 @@ def unpack(name: str, data: bytes, kind: Any = Any) -> Any:
         raise SnapshotError(f"state chunk {name!r} is damaged: {error}") from None
 
 
-def encode_changes(changes: Sequence[Change]) -> list[bytes]:
+def encode_changes(changes: Sequence[JoinChange]) -> list[bytes]:
     """Changes of a join as lists in bytes, none longer than a piece but where one change is."""
     data = msgspec.msgpack.encode(changes)
     if len(data) <= _PIECE_BYTES or len(changes) == 1:
@@ -155,7 +155,7 @@ class JoinLog:
         """
         # The base comes before the log in alphabetical order, and each in its own.
         for name in sorted(chunks):
-            for changes in unpack(name, chunks[name], list[list[Change]]):
+            for changes in unpack(name, chunks[name], list[list[JoinChange]]):
                 join.redo(changes)
             if split_name(name)[1][1] == "base":
                 self._n_base += 1
@@ -174,7 +174,7 @@ class JoinLog:
         return chunk_name("join", self._model, part, f"{number:06d}")
 
 
-def _pieces(changes: Iterator[Change]) -> Iterator[bytes]:
+def _pieces(changes: Iterator[JoinChange]) -> Iterator[bytes]:
     """Chunks of all the changes, each about a piece long."""
     groups: list[bytes] = []
     n_bytes = 0

@@ -12,7 +12,7 @@ from streamgauge.stream.events import EventError, Value
 if TYPE_CHECKING:
     from streamgauge.stream.config import ModelConfig
     from streamgauge.stream.events import Label, Prediction
-    from streamgauge.stream.join import Pending
+    from streamgauge.stream.join import PendingPrediction
 
 ValueKind = Literal["text", "number"]
 
@@ -25,7 +25,7 @@ class Evidence(NamedTuple):
     has_probability: bool = False
 
     @classmethod
-    def of(cls, event: Prediction | Label | Pending, *values: Value) -> Evidence:
+    def of(cls, event: Prediction | Label | PendingPrediction, *values: Value) -> Evidence:
         """What an event says, or a prediction that waits, by the values that are known."""
         return cls(values, event.task, event.probability is not None)
 
@@ -91,9 +91,9 @@ class TaskSpec(Struct, frozen=True, array_like=True):
             return self
         return fresh
 
-    def under(self, config: ModelConfig) -> TaskSpec:
+    def with_config(self, config: ModelConfig) -> TaskSpec:
         """This task where the config leaves it open, else the config's."""
-        expected = TaskSpec.expected(config)
+        expected = TaskSpec.from_config(config)
         if expected is not None:
             return expected
         if config.settled_task in (None, self.task):
@@ -101,7 +101,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         return TaskSpec("classification", "number", declared=True)
 
     @classmethod
-    def expected(cls, config: ModelConfig) -> TaskSpec | None:
+    def from_config(cls, config: ModelConfig) -> TaskSpec | None:
         """What the config alone says, None where it leaves it to the predictions."""
         if config.settled_task == "regression":
             return cls("regression", "number", declared=True)
@@ -115,11 +115,11 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         Raises:
             EventError: it is not; the detail says what to send or to configure.
         """
-        problem = self.problem(name, value, config)
+        problem = self.mismatch(name, value, config)
         if problem is not None:
             raise problem
 
-    def problem(self, name: str, value: Value, config: ModelConfig) -> EventError | None:
+    def mismatch(self, name: str, value: Value, config: ModelConfig) -> EventError | None:
         """What `check` raises."""
         if not self.takes(value):
             return EventError("task_mismatch", self._misfit(name, value))

@@ -49,7 +49,7 @@ class Block(Struct, array_like=True):
         return self.loss_sum / self.n if self.n else None
 
 
-class Columns:
+class OutcomeColumns:
     """What the window index keeps of outcomes, as arrays."""
 
     def __init__(self, outcomes: Sequence[Outcome], losses: NDArray[np.float64]) -> None:
@@ -74,7 +74,7 @@ class WindowIndex:
     def __init__(self, blocks: list[Block] | None = None) -> None:
         self._blocks = blocks or [Block(_BLOCK)]
 
-    def record(self, columns: Columns, start: int, stop: int) -> None:
+    def record(self, columns: OutcomeColumns, start: int, stop: int) -> None:
         """Take the outcomes [start, stop) of `columns`."""
         while start < stop:
             block = self._blocks[-1]
@@ -117,7 +117,7 @@ def running_sum(total: float, values: NDArray[np.float64]) -> float:
     return float(np.cumsum(np.concatenate(([total], values)))[-1])
 
 
-def _fill(block: Block, columns: Columns, start: int, end: int) -> None:
+def _fill(block: Block, columns: OutcomeColumns, start: int, end: int) -> None:
     block.n += end - start
     block.loss_sum = running_sum(block.loss_sum, columns.losses[start:end])
     block.predicted_ms_min = min(block.predicted_ms_min, int(columns.predicted_ms[start:end].min()))

@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from streamgauge.stream.config import load_config
     from streamgauge.stream.contracts import RetrainRequest
     from streamgauge.stream.join import Outcome
-    from streamgauge.stream.monitor import Monitor
+    from streamgauge.stream.monitor import AlarmFinding, Monitor, RetrainDecision
 
 _MODULES = {
     "ADWIN": "detectors",
+    "AlarmFinding": "stream.monitor",
     "MixtureESR": "detectors",
     "Monitor": "stream.monitor",
     "Outcome": "stream.join",
     "PageHinkley": "detectors",
+    "RetrainDecision": "stream.monitor",
     "RetrainRequest": "stream.contracts",
     "load_config": "stream.config",
     "make_detector": "detectors",
@@ -28,10 +30,12 @@ _MODULES = {
 
 __all__ = [
     "ADWIN",
+    "AlarmFinding",
     "MixtureESR",
     "Monitor",
     "Outcome",
     "PageHinkley",
+    "RetrainDecision",
     "RetrainRequest",
     "load_config",
     "make_detector",

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Self
 
 from streamgauge.consumers.broker import (
     Batch,
+    Checkpoint,
     FencedError,
     PartitionsTakenError,
-    Position,
     Rebalance,
-    TakenOver,
+    RestoredPartition,
 )
 from streamgauge.consumers.embedded.database import (
-    Row,
+    StoredRecord,
     append,
     bounds,
     encode_headers,
@@ -30,7 +30,7 @@ from streamgauge.consumers.embedded.database import (
 )
 from streamgauge.consumers.embedded.locks import FileLock
 from streamgauge.consumers.embedded.retention import trim
-from streamgauge.stream.align import cut
+from streamgauge.stream.align import mergeable_prefix
 
 if TYPE_CHECKING:
     import sqlite3
@@ -75,7 +75,7 @@ class _Input:
         return taken
 
 
-class _Task:
+class _EmbeddedPartition:
     """One owned partition."""
 
     def __init__(
@@ -91,7 +91,7 @@ class _Task:
         return self.predictions.unread(ends) or self.labels.unread(ends)
 
     def take_batch(self, ends: _Ends, batch_max: int) -> Batch:
-        n_predictions, n_labels = cut(
+        n_predictions, n_labels = mergeable_prefix(
             self.predictions.ahead,
             self.labels.ahead,
             more_predictions=self.predictions.more(ends),
@@ -105,8 +105,8 @@ class _Task:
         )
 
 
-class EmbeddedTasks:
-    """One worker's share of the input partitions; see `streamgauge.consumers.broker.Tasks`.
+class EmbeddedAssignment:
+    """One worker's share of the input partitions; see `streamgauge.consumers.broker.Assignment`.
 
     The first worker takes every partition; another one waits until some are free. A partition
     whose commit was fenced is given up, and may be won again by the next `rebalance`: it is then
@@ -120,7 +120,7 @@ class EmbeddedTasks:
         self._logs = logs
         self._config = config
         self._locks = locks
-        self._tasks: dict[int, _Task] = {}
+        self._tasks: dict[int, _EmbeddedPartition] = {}
         self._lost: set[int] = set()
         self._next_rebalance_s = 0.0
         self._next_retention_s = time.monotonic() + _RETENTION_EVERY_S
@@ -135,7 +135,7 @@ class EmbeddedTasks:
                 the processes that have them.
             BrokerTimeoutError: the database was busy; what this call had won is free again.
         """
-        taken_over: dict[int, TakenOver] = {}
+        taken_over: dict[int, RestoredPartition] = {}
         if time.monotonic() >= self._next_rebalance_s or not self._tasks:
             self._drop_fenced()
             holders = self._take_free(taken_over)
@@ -218,7 +218,7 @@ class EmbeddedTasks:
             task.lock.release()
             self._lost.add(partition)
 
-    def _take_free(self, taken_over: dict[int, TakenOver]) -> set[str]:
+    def _take_free(self, taken_over: dict[int, RestoredPartition]) -> set[str]:
         """Take what can be had, adding it to `taken_over`; return who holds the rest."""
         holders: set[str] = set()
         try:
@@ -236,7 +236,7 @@ class EmbeddedTasks:
             raise
         return holders
 
-    def _take_over(self, partition: int, lock: FileLock) -> TakenOver:
+    def _take_over(self, partition: int, lock: FileLock) -> RestoredPartition:
         topics = self._config.topics
         predictions = self._logs[topics.predictions][partition]
         labels = self._logs[topics.labels][partition]
@@ -251,14 +251,14 @@ class EmbeddedTasks:
         except BaseException:
             lock.release()
             raise
-        self._tasks[partition] = _Task(
+        self._tasks[partition] = _EmbeddedPartition(
             lock,
             task_id,
             epoch,
             _Input(predictions, position.prediction_offset),
             _Input(labels, position.label_offset),
         )
-        return TakenOver(position, chunks)
+        return RestoredPartition(position, chunks)
 
     def _raise_epoch(self, predictions: Log, labels: Log) -> tuple[int, int]:
         """The partition's task and its new epoch; a new task starts at the oldest records."""
@@ -296,20 +296,20 @@ class EmbeddedTasks:
             )
         )
 
-    def _owned(self, partition: int) -> _Task:
+    def _owned(self, partition: int) -> _EmbeddedPartition:
         task = self._tasks.get(partition)
         if task is None:
             raise FencedError(f"partition {partition} is not owned by this worker")
         return task
 
-    def _row(self, partition: int, output: Output) -> Row:
+    def _row(self, partition: int, output: Output) -> StoredRecord:
         topic, key, value, headers, timestamp_ms = output
         log = logs_of(self._logs, topic)[partition]
-        return Row(log, timestamp_ms, key, value, encode_headers(headers))
+        return StoredRecord(log, timestamp_ms, key, value, encode_headers(headers))
 
 
-def _position(connection: sqlite3.Connection, task_id: int) -> Position:
-    return Position(
+def _position(connection: sqlite3.Connection, task_id: int) -> Checkpoint:
+    return Checkpoint(
         *connection.execute(
             "SELECT sequence, prediction_offset, label_offset, state_digest, config_digest "
             "FROM tasks WHERE id = ?",
@@ -319,8 +319,8 @@ def _position(connection: sqlite3.Connection, task_id: int) -> Position:
 
 
 def _checked_position(
-    connection: sqlite3.Connection, task: _Task, position: Position, partition: int
-) -> Position:
+    connection: sqlite3.Connection, task: _EmbeddedPartition, position: Checkpoint, partition: int
+) -> Checkpoint:
     """The committed position, when `task` still owns the partition and `position` comes next."""
     (epoch,) = connection.execute("SELECT epoch FROM tasks WHERE id = ?", (task.id,)).fetchone()
     if epoch != task.epoch:
@@ -352,7 +352,7 @@ def _put_chunks(
 
 
 def _put_position(
-    connection: sqlite3.Connection, task_id: int, previous: Position, position: Position
+    connection: sqlite3.Connection, task_id: int, previous: Checkpoint, position: Checkpoint
 ) -> None:
     connection.execute(
         "UPDATE tasks SET sequence = ?, prediction_offset = ?, label_offset = ?, "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 from streamgauge.consumers.broker import BrokerError, JournalEntry, NotRetainedError, TopicInfo
-from streamgauge.consumers.embedded.assignment import EmbeddedTasks
+from streamgauge.consumers.embedded.assignment import EmbeddedAssignment
 from streamgauge.consumers.embedded.clients import EmbeddedProducer, EmbeddedReader
 from streamgauge.consumers.embedded.database import (
     DATABASE_NAME,
@@ -94,9 +94,9 @@ class EmbeddedBroker:
                 lock.release()
             raise
 
-    def tasks(self) -> EmbeddedTasks:
+    def join_group(self) -> EmbeddedAssignment:
         """Join the worker group `config.app`."""
-        return EmbeddedTasks(self._connect(), self._logs, self._config, self._locks)
+        return EmbeddedAssignment(self._connect(), self._logs, self._config, self._locks)
 
     def journal(self, partition: int) -> Iterator[JournalEntry]:
         """Every committed batch of a partition whose input is retained, in order."""
@@ -143,7 +143,7 @@ class EmbeddedBroker:
                 )
             return read_records(connection, logs[partition], start_offset, end_offset)
 
-    def answers(self, _timeout_s: float, /) -> bool:
+    def is_reachable(self, _timeout_s: float, /) -> bool:
         """Whether it can be read from; a file always can."""
         return True
 

@@ -6,7 +6,7 @@ import zlib
 from typing import TYPE_CHECKING, Self
 
 from streamgauge.consumers.embedded.database import (
-    Row,
+    StoredRecord,
     append,
     bounds,
     encode_headers,
@@ -33,7 +33,7 @@ class EmbeddedProducer:
     def __init__(self, database: Database, logs: Mapping[str, Sequence[Log]]) -> None:
         self._database = database
         self._logs = logs
-        self._queued: list[Row] = []
+        self._queued: list[StoredRecord] = []
 
     def send(
         self,
@@ -58,7 +58,7 @@ class EmbeddedProducer:
         log = logs[0 if key is None else zlib.crc32(key) % len(logs)]
         if timestamp_ms is None:
             timestamp_ms = wall_clock_ms()
-        self._queued.append(Row(log, timestamp_ms, key, value, encode_headers(headers)))
+        self._queued.append(StoredRecord(log, timestamp_ms, key, value, encode_headers(headers)))
 
     def flush(self) -> None:
         """Write what is queued in one transaction; when it returns, readers see it.

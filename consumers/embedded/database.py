@@ -94,7 +94,7 @@ class Log:
         object.__setattr__(self, "first_id", self.id << _OFFSET_BITS)
 
 
-class Row(NamedTuple):
+class StoredRecord(NamedTuple):
     """A record that is to be appended."""
 
     log: Log
@@ -120,13 +120,13 @@ class Database:
         self.is_open = True
         self._path = path
         self._timeout_ms = timeout_ms
-        with self._errors_in_words():
+        with self._translate_errors():
             # isolation_level None: transactions begin where this module says so.
             self._connection = sqlite3.connect(
                 path, timeout=timeout_ms / 1000, isolation_level=None, check_same_thread=False
             )
         try:
-            with self._errors_in_words():
+            with self._translate_errors():
                 self._use_write_ahead_log()
                 self._connection.execute("PRAGMA synchronous = NORMAL")
                 self._connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -171,7 +171,7 @@ class Database:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self._errors_in_words():
+        with self._translate_errors():
             self._connection.execute(begin)
             try:
                 yield self._connection
@@ -183,7 +183,7 @@ class Database:
                 raise
 
     @contextmanager
-    def _errors_in_words(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.ProgrammingError:
@@ -294,7 +294,7 @@ def logs_of(logs: Mapping[str, Sequence[Log]], topic: str) -> Sequence[Log]:
         ) from None
 
 
-def append(connection: sqlite3.Connection, rows: Sequence[Row], now_ms: int) -> None:
+def append(connection: sqlite3.Connection, rows: Sequence[StoredRecord], now_ms: int) -> None:
     """Append records to their logs, in order, within the caller's write transaction."""
     next_ids: dict[Log, int] = {}
     n_bytes: dict[Log, int] = {}

@@ -17,21 +17,26 @@ from streamgauge.consumers.broker import (
     Batch,
     BrokerError,
     BrokerTimeoutError,
+    Checkpoint,
     FencedError,
     JournalEntry,
-    Position,
     Rebalance,
-    TakenOver,
+    RestoredPartition,
     UnknownTopicError,
 )
 from streamgauge.consumers.kafka.changelog import Changelog
-from streamgauge.consumers.kafka.client import settings_of
+from streamgauge.consumers.kafka.client import kafka_settings
 from streamgauge.consumers.kafka.input import Input, InputReader
 from streamgauge.consumers.kafka.membership import Membership
 from streamgauge.consumers.kafka.ranges import RangeReader
-from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
-from streamgauge.consumers.kafka.transaction import PartitionWriter, Place, Row, n_bytes
-from streamgauge.stream.align import cut
+from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, internal_topic
+from streamgauge.consumers.kafka.transaction import (
+    ProducerRecord,
+    TopicOffset,
+    TransactionalWriter,
+    n_bytes,
+)
+from streamgauge.stream.align import mergeable_prefix
 from streamgauge.stream.publish import LETTER_HEADERS
 
 if TYPE_CHECKING:
@@ -57,10 +62,10 @@ _VALUE_BYTES_MAX = 3_900_000
 _KEPT_BYTES_MAX = 1_000
 
 
-class _Task(NamedTuple):
+class _KafkaPartition(NamedTuple):
     """One owned partition."""
 
-    writer: PartitionWriter
+    writer: TransactionalWriter
     changelog: Changelog
     predictions: Input
     labels: Input
@@ -73,8 +78,8 @@ class _Retry(NamedTuple):
     delay_s: float
 
 
-class KafkaTasks:
-    """One worker's share of the input partitions; see `streamgauge.consumers.broker.Tasks`."""
+class KafkaAssignment:
+    """One worker's share of the input partitions; see `streamgauge.consumers.broker.Assignment`."""
 
     def __init__(self, config: Config) -> None:
         """Join the worker group `config.app`.
@@ -84,9 +89,9 @@ class KafkaTasks:
         """
         self._config = config
         self._topics = frozenset(config.topics.model_dump().values())
-        self._tasks: dict[int, _Task] = {}
-        self._positions: dict[int, Position] = {}
-        self._restored_to: dict[int, Place] = {}
+        self._tasks: dict[int, _KafkaPartition] = {}
+        self._positions: dict[int, Checkpoint] = {}
+        self._restored_to: dict[int, TopicOffset] = {}
         self._behind_since_s: dict[int, float] = {}
         self._retries: dict[int, _Retry] = {}
         self._lost: set[int] = set()
@@ -106,7 +111,7 @@ class KafkaTasks:
         """
         self._tell_of_silence()
         assigned = self._membership.assigned()
-        gone = self._membership.take_revoked() | (self._tasks.keys() - assigned)
+        gone = self._membership.drain_revoked() | (self._tasks.keys() - assigned)
         for partition in gone & self._tasks.keys():
             self._give_up(partition)
         taken_over = {}
@@ -138,7 +143,7 @@ class KafkaTasks:
 
     def _read(self, timeout_s: float) -> list[Batch]:
         self._input.read(timeout_s, gather_s=_GATHER_S)
-        for partition in self._input.take_out_of_range():
+        for partition in self._input.drain_out_of_range():
             log.warning("partition %d: its next input is gone; taking it over anew", partition)
             self.release(partition)
         batches = (self._next_batch(partition, task) for partition, task in self._tasks.items())
@@ -231,7 +236,7 @@ class KafkaTasks:
         if is_silent == self._silence_told:
             return
         self._silence_told = is_silent
-        where = settings_of(self._config).bootstrap_servers
+        where = kafka_settings(self._config).bootstrap_servers
         if is_silent:
             log.warning("Kafka at %s does not answer; waiting", where)
         else:
@@ -242,7 +247,7 @@ class KafkaTasks:
         retry = self._retries.get(partition)
         return (0.0 if retry is None else retry.at_s, partition)
 
-    def _try_to_take_over(self, partition: int) -> TakenOver | None:
+    def _try_to_take_over(self, partition: int) -> RestoredPartition | None:
         """The partition's committed state, or None where it cannot be had for now."""
         retry = self._retries.get(partition, _Retry(0.0, _RETRY_MIN_S))
         if time.monotonic() < retry.at_s:
@@ -257,26 +262,26 @@ class KafkaTasks:
         self._retries.pop(partition, None)
         return taken_over
 
-    def _take_over(self, partition: int) -> TakenOver:
-        writer = PartitionWriter(self._config, partition)
+    def _take_over(self, partition: int) -> RestoredPartition:
+        writer = TransactionalWriter(self._config, partition)
         try:
             changelog, taken_over = self._restore(partition)
             predictions, labels = self._input.open(partition, taken_over.position)
         except BaseException:
             writer.abandon()
             raise
-        self._tasks[partition] = _Task(writer, changelog, predictions, labels)
+        self._tasks[partition] = _KafkaPartition(writer, changelog, predictions, labels)
         self._positions[partition] = taken_over.position
         return taken_over
 
-    def _restore(self, partition: int) -> tuple[Changelog, TakenOver]:
+    def _restore(self, partition: int) -> tuple[Changelog, RestoredPartition]:
         """Read the changelog; only after the fencing, so that nothing is added to it meanwhile."""
-        topic = own_topic(self._config, STATE_SUFFIX)
+        topic = internal_topic(self._config, STATE_SUFFIX)
         changelog = Changelog(topic)
         start, end = self._reader.bounds(topic, partition)
         taken_over = changelog.restore(self._reader.read(topic, partition, start, end))
         # The next commit has to follow what was read: nothing else may have been written since.
-        self._restored_to[partition] = Place(topic, end)
+        self._restored_to[partition] = TopicOffset(topic, end)
         if taken_over is None and start > 0:
             raise BrokerError(
                 f"{topic!r} partition {partition} begins at offset {start}: the state that it held "
@@ -285,7 +290,7 @@ class KafkaTasks:
         self._check_newest(partition, taken_over.position.sequence if taken_over else 0)
         if taken_over is not None:
             return changelog, taken_over
-        return changelog, TakenOver(self._input.start_position(partition), {})
+        return changelog, RestoredPartition(self._input.start_position(partition), {})
 
     def _check_newest(self, partition: int, sequence: int) -> None:
         """Compare the state's last commit with the journal's; both are written at once.
@@ -303,24 +308,24 @@ class KafkaTasks:
         since_s = self._behind_since_s.setdefault(partition, now_s)
         is_old_answer = now_s - since_s < _OLD_ANSWERS_S
         raise (BrokerTimeoutError if is_old_answer else BrokerError)(
-            f"{own_topic(self._config, STATE_SUFFIX)!r} partition {partition} ends with commit "
-            f"{sequence}, and the journal got to commit {last} at least: the state of that was "
+            f"{internal_topic(self._config, STATE_SUFFIX)!r} partition {partition} ends with "
+            f"commit {sequence}, and the journal got to commit {last} at least: the state of that was "
             "deleted. Restore it from a newer copy, or start anew under another `app`"
         )
 
     def _last_journalled(self, partition: int) -> int:
         """A commit that the journal got to: the last one, as far as entries are retained."""
-        topic = own_topic(self._config, JOURNAL_SUFFIX)
+        topic = internal_topic(self._config, JOURNAL_SUFFIX)
         record = self._reader.last(topic, partition)
         if record is not None:
             return msgspec.json.decode(record.value or b"", type=JournalEntry).sequence
         start, _ = self._reader.bounds(topic, partition)
         return 1 if start > 0 else 0
 
-    def _next_batch(self, partition: int, task: _Task) -> Batch:
+    def _next_batch(self, partition: int, task: _KafkaPartition) -> Batch:
         predictions, labels = task.predictions, task.labels
         batch_max = self._config.worker.batch_max
-        n_predictions, n_labels = cut(
+        n_predictions, n_labels = mergeable_prefix(
             predictions.ahead,
             labels.ahead,
             more_predictions=self._input.more(predictions),
@@ -329,7 +334,9 @@ class KafkaTasks:
         )
         return Batch(partition, predictions.take(n_predictions), labels.take(n_labels))
 
-    def _journal_row(self, partition: int, previous: Position, position: Position) -> Row:
+    def _journal_row(
+        self, partition: int, previous: Checkpoint, position: Checkpoint
+    ) -> ProducerRecord:
         entry = JournalEntry(
             partition,
             position.sequence,
@@ -340,8 +347,8 @@ class KafkaTasks:
             position.state_digest,
             position.config_digest,
         )
-        topic = own_topic(self._config, JOURNAL_SUFFIX)
-        return Row(topic, None, msgspec.json.encode(entry))
+        topic = internal_topic(self._config, JOURNAL_SUFFIX)
+        return ProducerRecord(topic, None, msgspec.json.encode(entry))
 
     def _give_up(self, partition: int) -> None:
         task = self._tasks.pop(partition, None)
@@ -351,18 +358,18 @@ class KafkaTasks:
             task.writer.abandon()
             self._lost.add(partition)
 
-    def _row(self, output: Output) -> Row:
+    def _row(self, output: Output) -> ProducerRecord:
         # Kafka puts the time of writing in the place of event time, which is in the value as well.
         topic, key, value, headers, _ = output
         if topic not in self._topics:
             raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
-        row = Row(topic, key, value, headers)
+        row = ProducerRecord(topic, key, value, headers)
         size = n_bytes(row)
         # Only a dead letter can be so large; the whole record stays where it came from.
         return row if size <= _VALUE_BYTES_MAX else _shortened(row, size)
 
 
-def _shortened(letter: Row, size: int) -> Row:
+def _shortened(letter: ProducerRecord, size: int) -> ProducerRecord:
     """A dead letter with our own headers, and the beginnings of its key and its value."""
     own = letter.headers[: len(LETTER_HEADERS)]
     return letter._replace(

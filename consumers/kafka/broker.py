@@ -14,11 +14,11 @@ from streamgauge.consumers.broker import (
     TopicInfo,
     UnknownTopicError,
 )
-from streamgauge.consumers.kafka.assignment import KafkaTasks
-from streamgauge.consumers.kafka.client import any_answers
+from streamgauge.consumers.kafka.assignment import KafkaAssignment
+from streamgauge.consumers.kafka.client import any_reachable
 from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.reader import TopicProducer, TopicReader
-from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, Admin, own_topic
+from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, Admin, internal_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,13 +66,13 @@ class KafkaBroker:
         """
         return TopicReader(self._config, topics, group, from_start=from_start)
 
-    def tasks(self) -> KafkaTasks:
+    def join_group(self) -> KafkaAssignment:
         """Join the worker group `config.app`."""
-        return KafkaTasks(self._config)
+        return KafkaAssignment(self._config)
 
     def journal(self, partition: int) -> Iterator[JournalEntry]:
         """Every committed batch of a partition whose input is retained, in order."""
-        topics, name = self._config.topics, own_topic(self._config, JOURNAL_SUFFIX)
+        topics, name = self._config.topics, internal_topic(self._config, JOURNAL_SUFFIX)
         # One of its own: between two entries the caller may fetch their input.
         with closing(RangeReader(self._config, "journal")) as reader:
             oldest_prediction, _ = reader.bounds(topics.predictions, partition)
@@ -103,9 +103,9 @@ class KafkaBroker:
             self._check_bounds(topic, partition, start_offset, end_offset)
         return list(fetcher.read(topic, partition, start_offset, end_offset))
 
-    def answers(self, timeout_s: float, /) -> bool:
+    def is_reachable(self, timeout_s: float, /) -> bool:
         """Whether any of the brokers lets another client in within so long."""
-        return any_answers(self._config, self._reader.brokers(), timeout_s)
+        return any_reachable(self._config, self._reader.brokers(), timeout_s)
 
     def _check_bounds(self, topic: str, partition: int, start_offset: int, end_offset: int) -> None:
         start, end = self._reader.bounds(topic, partition)

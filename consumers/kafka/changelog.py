@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from streamgauge.consumers.broker import BrokerError, Position, TakenOver
-from streamgauge.consumers.kafka.transaction import Row
+from streamgauge.consumers.broker import BrokerError, Checkpoint, RestoredPartition
+from streamgauge.consumers.kafka.transaction import ProducerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,23 +57,26 @@ class Changelog:
         self._hashes: dict[str, int] = {}
         self._digest = 0
 
-    def rows(self, commit: Commit) -> list[Row]:
+    def rows(self, commit: Commit) -> list[ProducerRecord]:
         """The records of one commit's state, its position last.
 
         Call it once for a commit: what it returns is taken as written.
         """
         rows = [row for name, chunk in commit.chunks.items() for row in self._change(name, chunk)]
-        rows.append(Row(self._topic, _POSITION_KEY, self._position(commit.position)))
+        rows.append(ProducerRecord(self._topic, _POSITION_KEY, self._position(commit.position)))
         return rows
 
-    def _change(self, name: str, chunk: bytes | None) -> list[Row]:
+    def _change(self, name: str, chunk: bytes | None) -> list[ProducerRecord]:
         parts = [] if chunk is None else _parts(chunk)
         headers = ((_PARTS_HEADER, str(len(parts)).encode()),)
         rows = [
-            Row(self._topic, _key(name, number), part, headers) for number, part in enumerate(parts)
+            ProducerRecord(self._topic, _key(name, number), part, headers)
+            for number, part in enumerate(parts)
         ]
         n_before = self._n_parts.get(name, 0)
-        rows += [Row(self._topic, _key(name, i), None) for i in range(len(parts), n_before)]
+        rows += [
+            ProducerRecord(self._topic, _key(name, i), None) for i in range(len(parts), n_before)
+        ]
         self._note(name, chunk, len(parts))
         return rows
 
@@ -86,7 +89,7 @@ class Changelog:
             self._n_parts[name] = n_parts
             self._digest ^= self._hashes[name]
 
-    def _position(self, position: Position) -> bytes:
+    def _position(self, position: Checkpoint) -> bytes:
         return msgspec.json.encode(
             _StoredPosition(
                 FORMAT,
@@ -100,7 +103,7 @@ class Changelog:
             )
         )
 
-    def restore(self, records: Iterable[Record]) -> TakenOver | None:
+    def restore(self, records: Iterable[Record]) -> RestoredPartition | None:
         """What the records amount to, None where no commit is among them.
 
         Args:
@@ -125,9 +128,9 @@ class Changelog:
             # As many as there are, and not as we would make of it: they may be of a version that
             # cuts otherwise, and have to go when there are fewer.
             self._note(name, chunks[name], n_parts)
-        return TakenOver(self._checked(stored), chunks)
+        return RestoredPartition(self._checked(stored), chunks)
 
-    def _checked(self, record: Record) -> Position:
+    def _checked(self, record: Record) -> Checkpoint:
         where = f"{self._topic!r} partition {record.partition}"
         try:
             stored = msgspec.json.decode(record.value or b"", type=_StoredPosition)
@@ -145,7 +148,7 @@ class Changelog:
                 "records, by a retention or by deletion; it must be compacted only. Restore it "
                 "from a copy, or start anew under another `app`"
             )
-        return Position(
+        return Checkpoint(
             stored.sequence,
             stored.prediction_offset,
             stored.label_offset,

@@ -22,7 +22,7 @@ from streamgauge.consumers.broker import (
     NotRetainedError,
     UnknownTopicError,
 )
-from streamgauge.stream.config import ConfigError, KafkaBroker, duration_text
+from streamgauge.stream.config import ConfigError, KafkaSettings, duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,13 +78,13 @@ class _LastRefusal(logging.Handler):
 _last_refusal = _LastRefusal("kafka.net.manager")
 
 
-def settings_of(config: Config) -> KafkaBroker:
+def kafka_settings(config: Config) -> KafkaSettings:
     """The section `broker`, which says that the broker is Kafka.
 
     Raises:
         ConfigError: it says otherwise.
     """
-    if not isinstance(config.broker, KafkaBroker):
+    if not isinstance(config.broker, KafkaSettings):
         raise ConfigError("broker.kind: this is for `kafka`, set it and broker.bootstrap_servers")
     return config.broker
 
@@ -99,7 +99,7 @@ def client_options(config: Config, role: str) -> dict[str, Any]:
     Raises:
         ConfigError: a secret is not where the configuration says.
     """
-    settings = settings_of(config)
+    settings = kafka_settings(config)
     return {
         "bootstrap_servers": settings.bootstrap_servers.split(","),
         # Brokers log it, and other workers name it where it is in their way.
@@ -246,7 +246,7 @@ def _read(field: str, path: str) -> str:
         raise ConfigError(f"{field}: {path}: cannot be read: {reason}") from None
 
 
-def any_answers(config: Config, known: Iterable[str], timeout_s: float) -> bool:
+def any_reachable(config: Config, known: Iterable[str], timeout_s: float) -> bool:
     """Whether any broker, of the configured or of the `known` ones, lets a client in by then.
 
     Each is asked on its own: a client that is given several spends all of its time on one that
@@ -287,7 +287,7 @@ def abandon(producer: KafkaProducer) -> None:
 
 
 @contextmanager
-def errors_in_words(config: Config) -> Iterator[None]:
+def translate_errors(config: Config) -> Iterator[None]:
     """Make the client's errors the broker contract's.
 
     Raises:
@@ -300,14 +300,16 @@ def errors_in_words(config: Config) -> Iterator[None]:
     try:
         yield
     except kafka_errors.KafkaError as error:
-        raise explained(error, config) from error
+        raise to_broker_error(error, config) from error
     except OSError as error:
-        raise BrokerError(f"Kafka at {settings_of(config).bootstrap_servers}: {error}") from error
+        raise BrokerError(
+            f"Kafka at {kafka_settings(config).bootstrap_servers}: {error}"
+        ) from error
 
 
-def explained(error: BaseException, config: Config) -> BrokerError:
+def to_broker_error(error: BaseException, config: Config) -> BrokerError:
     """An error of the client as one of the broker contract's."""
-    settings = settings_of(config)
+    settings = kafka_settings(config)
     where = f"Kafka at {settings.bootstrap_servers}"
     if isinstance(error, kafka_errors.KafkaTimeoutError) and "bootstrap" in str(error):
         error = _last_refusal.within(settings.timeout / 1000) or error

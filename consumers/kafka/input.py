@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from kafka import TopicPartition
 from kafka.errors import CorruptRecordError, OffsetOutOfRangeError
 
-from streamgauge.consumers.broker import BrokerError, Position
-from streamgauge.consumers.kafka.client import errors_in_words, make_consumer, settings_of
+from streamgauge.consumers.broker import BrokerError, Checkpoint
+from streamgauge.consumers.kafka.client import kafka_settings, make_consumer, translate_errors
 from streamgauge.consumers.kafka.ranges import as_records, ask_offsets
 from streamgauge.consumers.kafka.transaction import n_bytes
 
@@ -81,20 +81,20 @@ class InputReader:
     def __init__(self, config: Config) -> None:
         self.corrupt: dict[int, str] = {}
         self._config = config
-        self._settings = settings_of(config)
+        self._settings = kafka_settings(config)
         self._batch_max = config.worker.batch_max
         self._inputs: dict[TopicPartition, Input] = {}
         self._out_of_range: set[int] = set()
-        with errors_in_words(config):
+        with translate_errors(config):
             self._consumer = make_consumer(config, "input", fetch_max_bytes=16 << 20)
 
-    def start_position(self, partition: int) -> Position:
+    def start_position(self, partition: int) -> Checkpoint:
         """Where a partition begins that no worker has ever committed: at its oldest records."""
         starts = self._offsets(partition, self._consumer.beginning_offsets)
         predictions, labels = (starts[where] for where in self._both(partition))
-        return Position(prediction_offset=predictions, label_offset=labels)
+        return Checkpoint(prediction_offset=predictions, label_offset=labels)
 
-    def open(self, partition: int, position: Position) -> tuple[Input, Input]:
+    def open(self, partition: int, position: Checkpoint) -> tuple[Input, Input]:
         """Read a partition from a position on.
 
         Raises:
@@ -148,12 +148,12 @@ class InputReader:
         """The offset that is read next; past records that are not for us, such as markers."""
         if i.where not in self._consumer.assignment():
             return i.next_offset
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             position: int | None = self._consumer.position(i.where, timeout_ms=0)
         i.next_offset = max(i.next_offset, position or 0)
         return i.next_offset
 
-    def take_out_of_range(self) -> set[int]:
+    def drain_out_of_range(self) -> set[int]:
         """Partitions whose next input is no longer there, since the last call."""
         taken, self._out_of_range = self._out_of_range, set()
         return taken
@@ -163,7 +163,7 @@ class InputReader:
 
     def _poll(self, timeout_s: float) -> int:
         """Poll once; how many records came."""
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             try:
                 polled = self._consumer.poll(
                     timeout_ms=round(timeout_s * 1000), max_records=self._batch_max
@@ -268,7 +268,7 @@ class InputReader:
         )
 
     def _offsets(self, partition: int, ask: Any) -> dict[TopicPartition, int]:
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             return ask_offsets(ask, self._both(partition), self._settings.timeout)
 
     def _lost_input(self, where: TopicPartition, offset: int, start: int) -> None:

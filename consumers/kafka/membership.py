@@ -17,10 +17,10 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from streamgauge.consumers.broker import BrokerTimeoutError
 from streamgauge.consumers.kafka.client import (
-    errors_in_words,
-    explained,
+    kafka_settings,
     make_consumer,
-    settings_of,
+    to_broker_error,
+    translate_errors,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         with self._lock:
             self._revoked.update(partition for _, partition in revoked)
 
-    def take_revoked(self) -> set[int]:
+    def drain_revoked(self) -> set[int]:
         with self._lock:
             revoked, self._revoked = self._revoked, set()
         return revoked
@@ -93,9 +93,9 @@ class Membership:
         self._asked_s = time.monotonic()
         self._silent_since_s: float | None = None
         self._closing = threading.Event()
-        session_ms = settings_of(config).session_timeout
+        session_ms = kafka_settings(config).session_timeout
         assignor = _Assignor()
-        with errors_in_words(config):
+        with translate_errors(config):
             self._consumer = make_consumer(
                 config,
                 "member",
@@ -126,12 +126,12 @@ class Membership:
         """
         self._asked_s = time.monotonic()
         if self._problem is not None:
-            raise explained(self._problem, self._config)
+            raise to_broker_error(self._problem, self._config)
         return {partition for _, partition in self._consumer.assignment()}
 
-    def take_revoked(self) -> set[int]:
+    def drain_revoked(self) -> set[int]:
         """Partitions taken away since the last call, those won back meanwhile included."""
-        return self._listener.take_revoked()
+        return self._listener.drain_revoked()
 
     @property
     def is_stable(self) -> bool:
@@ -170,7 +170,7 @@ class Membership:
                     next_note_s = now_s + _NOTE_EVERY_S
                     self._commit_noted()
             except Exception as error:  # noqa: BLE001 - the owner is told, by its next question
-                if not isinstance(explained(error, self._config), BrokerTimeoutError):
+                if not isinstance(to_broker_error(error, self._config), BrokerTimeoutError):
                     self._problem = error
                     return
                 log.debug("the group does not answer: %s", error)

@@ -11,7 +11,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from streamgauge.consumers.broker import BrokerTimeoutError, NotRetainedError
-from streamgauge.consumers.kafka.client import errors_in_words, make_consumer, settings_of
+from streamgauge.consumers.kafka.client import kafka_settings, make_consumer, translate_errors
 from streamgauge.stream.config import duration_text
 from streamgauge.stream.records import Record
 
@@ -79,10 +79,10 @@ class RangeReader:
 
     def __init__(self, config: Config, role: str) -> None:
         self._config = config
-        self._timeout_ms = settings_of(config).timeout
+        self._timeout_ms = kafka_settings(config).timeout
         self._stands_at: tuple[TopicPartition, int] | None = None
         self._ahead: list[Record] = []
-        with errors_in_words(config):
+        with translate_errors(config):
             self._consumer = make_consumer(config, role)
             self._any_consumer = make_consumer(
                 config, f"{role}-end", isolation_level="read_uncommitted"
@@ -95,14 +95,14 @@ class RangeReader:
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The oldest retained offset, and the one after the newest record, committed or not."""
         where = TopicPartition(topic, partition)
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             starts = ask_offsets(self._any_consumer.beginning_offsets, [where], self._timeout_ms)
             ends = ask_offsets(self._any_consumer.end_offsets, [where], self._timeout_ms)
         return starts[where], ends[where]
 
     def committed_ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """For each partition the offset after the newest record that can be read now."""
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             return ask_offsets(self._consumer.end_offsets, partitions, self._timeout_ms)
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
@@ -140,7 +140,7 @@ class RangeReader:
         Raises:
             NotRetainedError: what was to come next is gone.
         """
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             position: int | None = self._consumer.position(where, timeout_ms=self._timeout_ms)
         if position is None:
             raise NotRetainedError(
@@ -162,7 +162,7 @@ class RangeReader:
                     f"{where.topic!r} partition {where.partition} gave nothing after offset "
                     f"{before} for {duration_text(self._timeout_ms)}"
                 )
-            with errors_in_words(self._config):
+            with translate_errors(self._config):
                 self._ahead += as_records(
                     self._consumer.poll(_POLL_MS, _POLL_RECORDS).get(where, [])
                 )

@@ -12,15 +12,15 @@ from streamgauge.consumers.broker import BrokerError, UnknownTopicError
 from streamgauge.consumers.kafka.client import (
     REQUEST_TIMEOUT_MS,
     abandon,
-    errors_in_words,
+    kafka_settings,
     make_consumer,
     make_producer,
-    settings_of,
+    translate_errors,
 )
 from streamgauge.consumers.kafka.membership import Membership
 from streamgauge.consumers.kafka.ranges import as_records, ask_offsets
 from streamgauge.consumers.kafka.topics import Admin
-from streamgauge.consumers.kafka.transaction import Row
+from streamgauge.consumers.kafka.transaction import ProducerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,9 +42,9 @@ class TopicProducer:
     def __init__(self, config: Config, topics: frozenset[str]) -> None:
         self._config = config
         self._topics = topics
-        self._queued: list[Row] = []
+        self._queued: list[ProducerRecord] = []
         self._producer: KafkaProducer | None = None
-        with errors_in_words(config):
+        with translate_errors(config):
             self._client()
 
     def send(
@@ -72,7 +72,9 @@ class TopicProducer:
             timestamp_ms = time.time_ns() // 1_000_000
         # Kafka has no record with neither a key nor a value.
         self._queued.append(
-            Row(topic, b"" if key is value is None else key, value, headers, timestamp_ms)
+            ProducerRecord(
+                topic, b"" if key is value is None else key, value, headers, timestamp_ms
+            )
         )
 
     def flush(self) -> None:
@@ -84,7 +86,7 @@ class TopicProducer:
         if not self._queued:
             return
         try:
-            with errors_in_words(self._config):
+            with translate_errors(self._config):
                 self._write(self._client())
         except BrokerError:
             self.close()
@@ -102,7 +104,7 @@ class TopicProducer:
             for row in self._queued
         ]
         try:
-            producer.flush(timeout=settings_of(self._config).timeout / 1000)
+            producer.flush(timeout=kafka_settings(self._config).timeout / 1000)
         finally:
             self._queued = [row for row, future in sent if not future.succeeded()]
         for _, future in sent:
@@ -111,7 +113,7 @@ class TopicProducer:
 
     def _client(self) -> KafkaProducer:
         if self._producer is None:
-            timeout_ms = settings_of(self._config).timeout
+            timeout_ms = kafka_settings(self._config).timeout
             self._producer = make_producer(
                 self._config,
                 "producer",
@@ -151,9 +153,9 @@ class TopicReader:
     ) -> None:
         self._config = config
         self._group = group
-        self._timeout_ms = settings_of(config).timeout
+        self._timeout_ms = kafka_settings(config).timeout
         self._lock: Membership | None = None
-        with errors_in_words(config):
+        with translate_errors(config):
             self._consumer = make_consumer(
                 config,
                 f"reader-{group or 'alone'}",
@@ -177,7 +179,7 @@ class TopicReader:
         """
         deadline_s = time.monotonic() + timeout_s
         give_up_s = deadline_s + self._timeout_ms / 1000
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             while True:
                 self._check_lock()
                 left_s = deadline_s - time.monotonic()
@@ -199,7 +201,7 @@ class TopicReader:
         if self._group is None:
             return
         self._check_lock()
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             offsets = {
                 where: OffsetAndMetadata(self._consumer.position(where), "", -1)
                 for where in self._consumer.assignment()
@@ -230,12 +232,12 @@ class TopicReader:
             UnknownTopicError: one of them does not exist.
             BrokerError: another reader of the group is at work.
         """
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             partitions = {topic: self._partitions(topic) for topic in dict.fromkeys(topics)}
         if self._group is not None:
             self._take_lock(topics[0], partitions[topics[0]])
         wanted = [TopicPartition(topic, p) for topic, found in partitions.items() for p in found]
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             self._consumer.assign(wanted)
             # Now, and not with the first poll: what is written from here on is new.
             for where, offset in self._starts(wanted, from_start=from_start).items():
@@ -267,7 +269,7 @@ class TopicReader:
             BrokerError: another one is, and is not merely a dead one's shadow in the group.
         """
         name = f"{self._group}.reader"
-        settings = settings_of(self._config)
+        settings = kafka_settings(self._config)
         deadline_s = time.monotonic() + (settings.session_timeout + settings.timeout) / 1000
         with Admin(self._config) as admin:
             while members := admin.members(name):

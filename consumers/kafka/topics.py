@@ -10,7 +10,7 @@ from kafka.admin import ConfigResource
 from kafka.errors import TopicAlreadyExistsError
 
 from streamgauge.consumers.broker import BrokerError
-from streamgauge.consumers.kafka.client import client_options, errors_in_words, settings_of
+from streamgauge.consumers.kafka.client import client_options, kafka_settings, translate_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ _RECORD_BYTES_MAX = 4 << 20
 _RECORD_BYTES_MIN = 1_000_000
 
 
-def own_topic(config: Config, suffix: str) -> str:
+def internal_topic(config: Config, suffix: str) -> str:
     """The name of a topic that only streamgauge's workers read: their state and their journal."""
     return f"{config.app}-{suffix}"
 
@@ -46,7 +46,7 @@ class TopicPlan(NamedTuple):
 
 def plan_topics(config: Config, n_partitions: int, replication: int) -> list[TopicPlan]:
     """Every topic, with the settings that it is made with."""
-    retention = settings_of(config).retention
+    retention = kafka_settings(config).retention
     common = {
         "max.message.bytes": str(_RECORD_BYTES_MAX),
         "min.insync.replicas": str(min(_IN_SYNC_MIN, replication)),
@@ -71,7 +71,7 @@ def plan_topics(config: Config, n_partitions: int, replication: int) -> list[Top
     configs = {
         **dict.fromkeys(config.topics.model_dump().values(), kept),
         **dict.fromkeys(_published(config), published),
-        own_topic(config, STATE_SUFFIX): compacted,
+        internal_topic(config, STATE_SUFFIX): compacted,
     }
     return [TopicPlan(name, n_partitions, replication, c) for name, c in configs.items()]
 
@@ -80,12 +80,12 @@ def _published(config: Config) -> list[str]:
     """The topics that only workers write to, but for their state."""
     topics = config.topics
     outputs = [topics.metrics, topics.alarms, topics.retrain, topics.dead_letters]
-    return [*outputs, own_topic(config, JOURNAL_SUFFIX)]
+    return [*outputs, internal_topic(config, JOURNAL_SUFFIX)]
 
 
 def written_topics(config: Config) -> list[str]:
     """All topics that only workers write to."""
-    return [*_published(config), own_topic(config, STATE_SUFFIX)]
+    return [*_published(config), internal_topic(config, STATE_SUFFIX)]
 
 
 class Admin:
@@ -93,7 +93,7 @@ class Admin:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        with errors_in_words(config):
+        with translate_errors(config):
             self._client = KafkaAdminClient(**client_options(config, "admin"))
 
     def __enter__(self) -> Self:
@@ -103,7 +103,7 @@ class Admin:
         self._client.close()
 
     def n_brokers(self) -> int:
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             return len(self._client.describe_cluster()["brokers"])
 
     def create(self, n_partitions: int | None, replication: int | None) -> list[str]:
@@ -118,7 +118,7 @@ class Admin:
         Raises:
             BrokerError: a topic exists with settings that would break a promise; nothing is made.
         """
-        settings = settings_of(self._config)
+        settings = kafka_settings(self._config)
         n_brokers = self.n_brokers()
         replication = replication or settings.replication or min(_REPLICATION_WANTED, n_brokers)
         existing = self._existing()
@@ -159,7 +159,7 @@ class Admin:
 
     def members(self, group: str) -> list[str]:
         """Who is in a consumer group."""
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             described = self._client.describe_groups([group])[group]
         return [
             f"process {m['client_id'].rpartition('-')[2]} on {m['client_host'].strip('/')}"
@@ -168,7 +168,7 @@ class Admin:
 
     def _existing(self) -> dict[str, dict[str, Any]]:
         wanted = {plan.name for plan in plan_topics(self._config, 1, 1)}
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             names = sorted(wanted.intersection(self._client.list_topics()))
             described = self._client.describe_topics(names) if names else []
         return {topic["name"]: topic for topic in described}
@@ -182,7 +182,7 @@ class Admin:
             }
             for plan in plans
         }
-        with errors_in_words(self._config):
+        with translate_errors(self._config):
             try:
                 self._client.create_topics(wanted)
             except TopicAlreadyExistsError:
@@ -205,7 +205,7 @@ class Admin:
         if not existing:
             return
         configs = self._configs(list(existing))
-        state = own_topic(self._config, STATE_SUFFIX)
+        state = internal_topic(self._config, STATE_SUFFIX)
         letters = self._config.topics.dead_letters
         for name, config in configs.items():
             record_bytes = _RECORD_BYTES_MAX if name == letters else _RECORD_BYTES_MIN
@@ -226,7 +226,7 @@ class Admin:
         resources = [ConfigResource("TOPIC", name) for name in names]
         deadline_s = time.monotonic() + _HEARD_OF_S
         while True:
-            with errors_in_words(self._config):
+            with translate_errors(self._config):
                 described = self._client.describe_configs(resources, config_filter="all")["topic"]
             unseen = [name for name in names if not described.get(name)]
             if not unseen:
@@ -246,7 +246,7 @@ class Admin:
         version = self._client._manager.broker_version  # noqa: SLF001
         if version < VERSION_MIN:
             wanted, found = (".".join(map(str, v)) for v in (VERSION_MIN, version))
-            where = settings_of(self._config).bootstrap_servers
+            where = kafka_settings(self._config).bootstrap_servers
             yield f"Kafka at {where} is {found}; it must be {wanted} or newer: upgrade the brokers"
 
 

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamgauge.consumers.broker import BrokerTimeoutError, FencedError
-from streamgauge.consumers.kafka.client import abandon, errors_in_words, make_producer
+from streamgauge.consumers.kafka.client import abandon, make_producer, translate_errors
 from streamgauge.consumers.kafka.topics import written_topics
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _RETRY_BACKOFF_MS = 5
 _HEADER_LENGTHS_BYTES = 10
 
 
-class Row(NamedTuple):
+class ProducerRecord(NamedTuple):
     """A record to be written to the writer's partition of a topic."""
 
     topic: str
@@ -45,7 +45,7 @@ class Row(NamedTuple):
     timestamp_ms: int | None = None
 
 
-def n_bytes(record: Row | Record) -> int:
+def n_bytes(record: ProducerRecord | Record) -> int:
     """The size of a record before compression, or a little more."""
     size = len(record.key or b"") + len(record.value or b"")
     for name, value in record.headers:
@@ -53,14 +53,14 @@ def n_bytes(record: Row | Record) -> int:
     return size
 
 
-class Place(NamedTuple):
+class TopicOffset(NamedTuple):
     """An offset of the writer's partition of a topic."""
 
     topic: str
     offset: int
 
 
-class PartitionWriter:
+class TransactionalWriter:
     """Writes for one partition, and fences whoever wrote for it before.
 
     Raises:
@@ -71,7 +71,7 @@ class PartitionWriter:
     def __init__(self, config: Config, partition: int) -> None:
         self.partition = partition
         self._config = config
-        with errors_in_words(config):
+        with translate_errors(config):
             self._producer = make_producer(
                 config,
                 f"worker-{partition}",
@@ -89,7 +89,7 @@ class PartitionWriter:
                 self.abandon()
                 raise
 
-    def write(self, rows: Sequence[Row], follows: Place | None = None) -> None:
+    def write(self, rows: Sequence[ProducerRecord], follows: TopicOffset | None = None) -> None:
         """Write the rows in one transaction.
 
         Args:
@@ -104,7 +104,7 @@ class PartitionWriter:
                 another one, and read what was committed.
         """
         try:
-            with errors_in_words(self._config):
+            with translate_errors(self._config):
                 self._begin()
                 places = self._resolve(self._send(rows))
                 if follows is not None:
@@ -127,19 +127,19 @@ class PartitionWriter:
     def _begin(self) -> None:
         self._producer.begin_transaction()
 
-    def _send(self, rows: Sequence[Row]) -> list[Any]:
+    def _send(self, rows: Sequence[ProducerRecord]) -> list[Any]:
         send, partition = self._producer.send, self.partition
         return [
             send(row.topic, row.value, row.key, list(row.headers), partition, row.timestamp_ms)
             for row in rows
         ]
 
-    def _resolve(self, futures: Sequence[Any]) -> list[Place]:
+    def _resolve(self, futures: Sequence[Any]) -> list[TopicOffset]:
         """Have every record acknowledged, or raise; where they have come to lie."""
         deadline_s = time.monotonic() + _SEND_TIMEOUT_S
         self._producer.flush(timeout=_SEND_TIMEOUT_S)
         written = [f.get(timeout=max(0.0, deadline_s - time.monotonic())) for f in futures]
-        return [Place(record.topic, record.offset) for record in written]
+        return [TopicOffset(record.topic, record.offset) for record in written]
 
     def _commit(self) -> None:
         """What `commit_transaction` does, but with a deadline: it waits without end otherwise.
@@ -153,7 +153,7 @@ class PartitionWriter:
             raise BrokerTimeoutError(f"the commit was not confirmed within {_COMMIT_TIMEOUT_S:g} s")
 
 
-def _check_place(places: Sequence[Place], follows: Place) -> None:
+def _check_place(places: Sequence[TopicOffset], follows: TopicOffset) -> None:
     """Raise where the first record of a topic has not come to lie where it should.
 
     A broker that was suspended while another one took its partition over answers the first

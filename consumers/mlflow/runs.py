@@ -23,8 +23,8 @@ from streamgauge.consumers.mlflow.store import (
     connect,
     default_store,
     find_experiment,
-    in_our_words,
     log_points,
+    translate_error,
 )
 
 if TYPE_CHECKING:
@@ -69,24 +69,26 @@ _EXPERIMENT_TAGS = {
 log = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
+class LoggedUpTo(NamedTuple):
     """The last record of a topic partition that a run holds; the digest tells whose log it was."""
 
     offset: int
     digest: str
 
 
-def _place_of(record: Record) -> Place:
-    return Place(record.offset, hashlib.blake2b(record.value or b"", digest_size=4).hexdigest())
+def _place_of(record: Record) -> LoggedUpTo:
+    return LoggedUpTo(
+        record.offset, hashlib.blake2b(record.value or b"", digest_size=4).hexdigest()
+    )
 
 
 def _partition_of(record: Record) -> str:
     return f"{record.topic}/{record.partition}"
 
 
-def _places_in(text: str | None) -> dict[str, Place]:
+def _places_in(text: str | None) -> dict[str, LoggedUpTo]:
     try:
-        return {name: Place(*place) for name, place in json.loads(text or "{}").items()}
+        return {name: LoggedUpTo(*place) for name, place in json.loads(text or "{}").items()}
     except (ValueError, TypeError, AttributeError):
         return {}  # somebody has edited the tag; the store still keeps one of each point
 
@@ -100,7 +102,7 @@ class _OpenRun:
     last_ms: int
     end_ms: int | None = None
     n_drifts: int = 0
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, LoggedUpTo] = field(default_factory=dict)
 
     @property
     def is_running(self) -> bool:
@@ -222,7 +224,7 @@ class RunLog:
             self._connected().log_dict(run.run_id, entry.artifact, entry.artifact_path)
         except Exception as error:
             # An artifact store raises whatever its library raises (boto3, ...).
-            ours = in_our_words(error)
+            ours = translate_error(error)
             if isinstance(ours, MLflowDownError) or self._is_deleted(run):
                 raise ours from error
             self.n_refused += 1
@@ -275,7 +277,7 @@ class RunLog:
         del run.places[name]
         return False
 
-    def _is_of_this_log(self, record: Record, place: Place) -> bool:
+    def _is_of_this_log(self, record: Record, place: LoggedUpTo) -> bool:
         topic, partition = record.topic, record.partition
         try:
             found = self._broker.fetch(topic, partition, place.offset, place.offset + 1)

@@ -36,7 +36,7 @@ from streamgauge.consumers.mlflow.store import (
     connect,
     default_store,
     find_experiment,
-    shown_uri,
+    redacted_uri,
     tracking_uri,
 )
 from streamgauge.stream.config import duration_text
@@ -219,7 +219,7 @@ def run_sink(
         BrokerError: the topics cannot be read, or another sink is at work and does not end.
     """
     with _take_over(config, broker, leave) as sink:
-        outage = _Outage(shown_uri(config))
+        outage = _Outage(redacted_uri(config))
         give_up_at = float("inf")
         while not leave.is_set():
             draining = drain.is_set()
@@ -310,7 +310,7 @@ def mlflow_ui_command(config: Config) -> str:
     """The shell command that serves MLflow's own pages, as typed in the current folder."""
     uri = tracking_uri(config)
     if uri.startswith(("http://", "https://")):
-        return f"python -m webbrowser {shlex.quote(shown_uri(config))}"
+        return f"python -m webbrowser {shlex.quote(redacted_uri(config))}"
     if config.mlflow.tracking_uri is None and default_store(config).is_relative_to(Path.cwd()):
         uri = f"sqlite:///{default_store(config).relative_to(Path.cwd())}"
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
@@ -323,7 +323,7 @@ def charts_url(config: Config, model: str) -> str:
         TrackingError: MLflow has no run of the model, or does not answer.
     """
     info = _runs_of_model(connect(config), model, config)[-1].info
-    uri = shown_uri(config)
+    uri = redacted_uri(config)
     base = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://localhost:5000"
     # Without the last part MLflow 3.17 shows what it has for language models.
     return (
@@ -363,7 +363,7 @@ def metric_histories(
     try:
         return _metric_histories(config, run_id, model)
     except MLflowDownError as error:
-        raise TrackingError(f"MLflow at {shown_uri(config)}: {error}") from error
+        raise TrackingError(f"MLflow at {redacted_uri(config)}: {error}") from error
 
 
 def _metric_histories(config: Config, run_id: str | None, model: str | None) -> list[MetricHistory]:
@@ -385,7 +385,7 @@ def _run_of_id(client: MlflowClient, run_id: str, config: Config) -> Run:
         return call(client.get_run, run_id)
     except RefusedError:
         raise TrackingError(
-            f"no run {run_id!r} in MLflow at {shown_uri(config)}; "
+            f"no run {run_id!r} in MLflow at {redacted_uri(config)}; "
             "`streamgauge metrics list --model NAME` shows the runs of a model"
         ) from None
 
@@ -399,7 +399,7 @@ def _runs_of_model(client: MlflowClient, model: str, config: Config) -> list[Run
     known = sorted({run.data.tags[MODEL_TAG] for run in runs if MODEL_TAG in run.data.tags})
     raise TrackingError(
         f"no run of model {model!r} in experiment {config.mlflow.experiment!r} of MLflow at "
-        f"{shown_uri(config)}; it has runs of: {', '.join(known[:20]) or 'no model'}"
+        f"{redacted_uri(config)}; it has runs of: {', '.join(known[:20]) or 'no model'}"
     )
 
 

@@ -66,7 +66,7 @@ def tracking_uri(config: Config) -> str:
     return config.mlflow.tracking_uri or f"sqlite:///{default_store(config)}"
 
 
-def shown_uri(config: Config) -> str:
+def redacted_uri(config: Config) -> str:
     """The tracking URI as it may be printed: without a password."""
     return re.sub(r"://[^@/]*@", "://***@", tracking_uri(config))
 
@@ -120,7 +120,7 @@ def call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     try:
         return function(*args, **kwargs)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise in_our_words(error) from error
+        raise translate_error(error) from error
 
 
 def ask(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -135,7 +135,7 @@ def ask(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         raise MLflowDownError(str(error)) from error
 
 
-def in_our_words(error: Exception) -> MLflowDownError | RefusedError:
+def translate_error(error: Exception) -> MLflowDownError | RefusedError:
     """Whether an error of MLflow, or of a library under it, passes or is final, and why."""
     text = str(error).strip()
     system_error = re.search(r"\[Errno -?\d+\] [\w ]+", text)
@@ -196,7 +196,7 @@ def find_experiment(client: MlflowClient, config: Config) -> str | None:
     if found.lifecycle_stage == "deleted":
         raise MLflowDownError(
             f"experiment {name!r} is deleted: restore it with `mlflow experiments restore "
-            f"--experiment-id {experiment_id}` (with MLFLOW_TRACKING_URI={shown_uri(config)}), "
+            f"--experiment-id {experiment_id}` (with MLFLOW_TRACKING_URI={redacted_uri(config)}), "
             "or name another one in mlflow.experiment"
         )
     return experiment_id

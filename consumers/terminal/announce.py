@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def announcer(config: Config) -> Callable[[Sequence[Output]], None]:
+def log_findings(config: Config) -> Callable[[Sequence[Output]], None]:
     """What to call with the outputs of each commit; it logs a line for each finding."""
     lines = {config.topics.alarms: _alarm_line, config.topics.retrain: _retrain_line}
 

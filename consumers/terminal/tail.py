@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from streamgauge.consumers.broker import Reader
-    from streamgauge.consumers.published import Document, Kind
+    from streamgauge.consumers.published import Document, TopicKind
     from streamgauge.stream.records import Record
 
 POLL_S = 0.5
@@ -26,7 +26,7 @@ POLL_S = 0.5
 
 def tail(
     reader: Reader,
-    kind: Kind,
+    kind: TopicKind,
     *,
     model: str | None = None,
     as_json: bool = False,
@@ -63,12 +63,12 @@ def tail(
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
-def _nothing(kind: Kind, model: str | None) -> str:
+def _nothing(kind: TopicKind, model: str | None) -> str:
     what = {"retrain": "retrain requests", "dead-letters": "dead letters"}.get(kind, kind)
     return f"no {what}" if model is None else f"no {what} of model {clean(model)!r}"
 
 
-def documents(kind: Kind, records: Iterable[Record], model: str | None) -> Iterator[Document]:
+def documents(kind: TopicKind, records: Iterable[Record], model: str | None) -> Iterator[Document]:
     """The documents of those records that can be read and are about the model."""
     for record in records:
         try:
@@ -87,7 +87,7 @@ def _polls(reader: Reader, *, follow: bool) -> Iterator[list[Record]]:
 
 
 def _print_lines(
-    reader: Reader, kind: Kind, model: str | None, *, as_json: bool, follow: bool, out: TextIO
+    reader: Reader, kind: TopicKind, model: str | None, *, as_json: bool, follow: bool, out: TextIO
 ) -> int:
     n = 0
     for records in _polls(reader, follow=follow):
@@ -101,7 +101,7 @@ def _print_lines(
 
 def _show_table(
     reader: Reader,
-    kind: Kind,
+    kind: TopicKind,
     model: str | None,
     *,
     follow: bool,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType
 
-    from streamgauge.consumers.published import Document, Kind
+    from streamgauge.consumers.published import Document, TopicKind
 
 WIDE = 110  # columns from which a table shows everything
 LINES_MAX = 200  # alarms, requests and dead letters kept for the table
@@ -145,7 +145,7 @@ def _source(letter: Document) -> str:
     return clean(f"{letter['topic']}-{letter['partition']}@{letter['offset']}")
 
 
-_COLUMNS: dict[Kind, tuple[Column, ...]] = {
+_COLUMNS: dict[TopicKind, tuple[Column, ...]] = {
     "alarms": (
         Column(title="time", text=lambda a: _moment(a.get("timestamp"))),
         Column(title="model", text=_version, least=8),
@@ -186,7 +186,7 @@ _COLUMNS: dict[Kind, tuple[Column, ...]] = {
 }
 
 
-def line(kind: Kind, shown: Document) -> str:
+def line(kind: TopicKind, shown: Document) -> str:
     """One line of text for one document, for a person whose terminal is a pipe."""
     if kind == "metrics":
         values = "  ".join(f"{clean(k)}={_number(v)}" for k, v in shown["values"].items())
@@ -209,7 +209,7 @@ class View(Protocol):
 class LinesView:
     """The newest documents, one line each, the newest last; keeps `LINES_MAX`."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: TopicKind) -> None:
         self._columns = _COLUMNS[kind]
         self._documents: deque[Document] = deque(maxlen=LINES_MAX)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamgauge.stream.config import Task
 
 Value = int | float | str | None
-Features = dict[str, Value]
+CsvFeatures = dict[str, Value]
 Target = int | float | str
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
@@ -38,12 +38,12 @@ class ColumnError(CsvError):
         self.option = option
 
 
-class Row(NamedTuple):
+class CsvRow(NamedTuple):
     """One row of the file; `number` is 0-based without the header, `line` as editors count."""
 
     number: int
     line: int
-    features: Features
+    features: CsvFeatures
     target: str
 
 
@@ -85,7 +85,7 @@ def read_rows(
     drop: Sequence[str] = (),
     delimiter: str = ",",
     decimal: str = ".",
-) -> Iterator[Row]:
+) -> Iterator[CsvRow]:
     """The rows of a CSV file (gzip by its suffix), one at a time; unnamed columns are left out.
 
     Raises:
@@ -105,7 +105,7 @@ def read_rows(
             raise CsvError(f"{path}: line {line}: the target {target!r} is empty")
         cells = texts if decimal == "." else [_with_point(text, decimal) for text in texts]
         features = {name: parse_value(cells[i]) for name, i in columns.items()}
-        yield Row(number, line, features, cells[at])
+        yield CsvRow(number, line, features, cells[at])
 
 
 def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

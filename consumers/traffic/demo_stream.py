@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from streamgauge.consumers.traffic.frozen_model import DeployedModel
+from streamgauge.consumers.traffic.frozen_model import FrozenModel
 from streamgauge.consumers.traffic.labels import (
     REPEAT_WITHIN_MS,
     ROW_MS,
@@ -20,7 +20,7 @@ from streamgauge.consumers.traffic.labels import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streamgauge.consumers.traffic.csv_rows import Features, Target
+    from streamgauge.consumers.traffic.csv_rows import CsvFeatures, Target
 
 MODEL = "demo"
 VERSION = "1"
@@ -149,14 +149,14 @@ def demo_stream(seed: int, end_ms: int | None = None) -> DemoStream:
     )
 
 
-def _deployed_model(seed: int) -> DeployedModel:
+def _deployed_model(seed: int) -> FrozenModel:
     from river import linear_model, preprocessing  # takes 2 s
 
     learner: Any = preprocessing.StandardScaler() | linear_model.LogisticRegression()
-    return DeployedModel(learner, "classification", _sea(CONCEPTS[0].variant, N_TRAIN, seed))
+    return FrozenModel(learner, "classification", _sea(CONCEPTS[0].variant, N_TRAIN, seed))
 
 
-def _sea(variant: int, n_rows: int, seed: int) -> Iterator[tuple[Features, Target]]:
+def _sea(variant: int, n_rows: int, seed: int) -> Iterator[tuple[CsvFeatures, Target]]:
     from river.datasets import synth  # takes 2 s
 
     for x, y in islice(synth.SEA(variant=variant, seed=seed), n_rows):

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from streamgauge.consumers.traffic.csv_rows import Features, Target
+    from streamgauge.consumers.traffic.csv_rows import CsvFeatures, Target
     from streamgauge.stream.config import Task
 
 
-class DeployedModelError(ValueError):
+class FrozenModelError(ValueError):
     """The model cannot be made, trained or used; the message says why."""
 
 
-class Prediction(NamedTuple):
+class Answer(NamedTuple):
     """What a model answers; the probability is that of the predicted class."""
 
     value: Target
     probability: float | None = None
 
 
-class DeployedModel:
+class FrozenModel:
     """A River model that learns from some rows once and only predicts from then on.
 
     Empty values are left out of what the model sees, as River has it. The rows are learned in
@@ -46,7 +46,7 @@ class DeployedModel:
         self,
         learner: Any,
         task: Task,
-        rows: Iterable[tuple[Features, Target]],
+        rows: Iterable[tuple[CsvFeatures, Target]],
         *,
         numeric_only: bool = False,
         seed: int = 0,
@@ -68,7 +68,7 @@ class DeployedModel:
         except Exception as error:  # a learner may come from anywhere
             raise self._failed("cannot learn these rows", error) from error
 
-    def predict(self, features: Features) -> Prediction:
+    def predict(self, features: CsvFeatures) -> Answer:
         """What the model answers to one row.
 
         Raises:
@@ -79,22 +79,22 @@ class DeployedModel:
         except Exception as error:  # a learner may come from anywhere
             raise self._failed("cannot predict this row", error) from error
         if answer.value is None:
-            raise DeployedModelError(f"{self._name()} gives no prediction; use more training rows")
+            raise FrozenModelError(f"{self._name()} gives no prediction; use more training rows")
         if isinstance(answer.value, float) and not math.isfinite(answer.value):
-            raise DeployedModelError(f"{self._name()} predicts {answer.value}; use another learner")
+            raise FrozenModelError(f"{self._name()} predicts {answer.value}; use another learner")
         return answer
 
-    def _x(self, features: Features) -> dict[str, Any]:
+    def _x(self, features: CsvFeatures) -> dict[str, Any]:
         return {
             name: value
             for name, value in features.items()
             if value is not None and not (self._numeric_only and isinstance(value, str))
         }
 
-    def _regress(self, x: dict[str, Any]) -> Prediction:
-        return Prediction(float(self._learner.predict_one(x)))
+    def _regress(self, x: dict[str, Any]) -> Answer:
+        return Answer(float(self._learner.predict_one(x)))
 
-    def _classify(self, x: dict[str, Any]) -> Prediction:
+    def _classify(self, x: dict[str, Any]) -> Answer:
         if self._naive_bayes:
             # River's predict_proba_one gives the same five times slower, in scipy's logsumexp.
             probabilities = _softmax(self._learner.joint_log_likelihood(x))
@@ -103,7 +103,7 @@ class DeployedModel:
             coded = self._learner.predict_one(x)
             probabilities = self._probabilities(x)
         probability = probabilities.get(coded, math.nan)
-        return Prediction(
+        return Answer(
             self._classes[coded] if self._classes else coded,
             min(1.0, float(probability)) if math.isfinite(probability) else None,
         )
@@ -121,8 +121,8 @@ class DeployedModel:
     def _name(self) -> str:
         return str(self._learner)  # a pipeline names its steps
 
-    def _failed(self, what: str, error: Exception) -> DeployedModelError:
-        return DeployedModelError(
+    def _failed(self, what: str, error: Exception) -> FrozenModelError:
+        return FrozenModelError(
             f"{self._name()} {what} ({type(error).__name__}: {error}); "
             "drop the columns it cannot use, or use another learner"
         )
@@ -136,14 +136,14 @@ def _softmax(scores: dict[Any, float]) -> dict[Any, float]:
 
 
 def _binary_classes(
-    learner: Any, rows: Sequence[tuple[Features, Target]]
+    learner: Any, rows: Sequence[tuple[CsvFeatures, Target]]
 ) -> dict[bool, Target] | None:
     """What False and True stand for, where the learner knows only these two."""
     if learner._multiclass:  # noqa: SLF001 - River has no public name for it
         return None
     classes = sorted({target for _, target in rows}, key=str)
     if len(classes) > 2:
-        raise DeployedModelError(
+        raise FrozenModelError(
             f"{type(learner).__name__} tells two classes apart, the target has {len(classes)}; "
             "wrap it, or use another learner"
         )
@@ -161,7 +161,7 @@ def make_learner(path: str, task: Task) -> Any:
     try:
         return make_river_model(path, {}, task)
     except ValueError as error:
-        raise DeployedModelError(str(error)) from None
+        raise FrozenModelError(str(error)) from None
 
 
 def default_learner(task: Task) -> Any:

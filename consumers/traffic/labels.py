@@ -11,8 +11,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streamgauge.consumers.traffic.csv_rows import Features, Target
-    from streamgauge.consumers.traffic.frozen_model import Prediction
+    from streamgauge.consumers.traffic.csv_rows import CsvFeatures, Target
+    from streamgauge.consumers.traffic.frozen_model import Answer
     from streamgauge.stream.config import Task
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class EventWriter:
         self._encode = msgspec.json.Encoder().encode
 
     def prediction(
-        self, prediction_id: str, timestamp_ms: int, prediction: Prediction, features: Features
+        self, prediction_id: str, timestamp_ms: int, prediction: Answer, features: CsvFeatures
     ) -> Event:
         event: dict[str, Any] = {
             "prediction_id": prediction_id,

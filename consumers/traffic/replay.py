@@ -16,7 +16,7 @@ from streamgauge.consumers.summary import counted
 from streamgauge.consumers.traffic.csv_rows import (
     ColumnError,
     CsvError,
-    Row,
+    CsvRow,
     Target,
     Value,
     are_many,
@@ -27,9 +27,9 @@ from streamgauge.consumers.traffic.csv_rows import (
     read_rows,
 )
 from streamgauge.consumers.traffic.frozen_model import (
-    DeployedModel,
-    DeployedModelError,
-    Prediction,
+    Answer,
+    FrozenModel,
+    FrozenModelError,
     default_learner,
     make_learner,
 )
@@ -181,7 +181,7 @@ class CsvReplay:
     training and of the labels not yet due afterwards.
 
     Raises:
-        ReplayError: see `read_rows`, `make_learner` and `DeployedModel`; or the file has no
+        ReplayError: see `read_rows`, `make_learner` and `FrozenModel`; or the file has no
             more than `train_rows` rows, or a target does not fit the task.
     """
 
@@ -263,27 +263,27 @@ class CsvReplay:
             unused_columns=self._unused_columns,
         )
 
-    def _deploy(self, training: list[Row]) -> None:
+    def _deploy(self, training: list[CsvRow]) -> None:
         path = self._options.learner
         try:
             learner = make_learner(path, self.task) if path else default_learner(self.task)
-        except DeployedModelError as error:
+        except FrozenModelError as error:
             raise OptionError("learner", str(error)) from None
         pairs = [(row.features, self._target(row)) for row in training]
-        self._model = DeployedModel(
+        self._model = FrozenModel(
             learner, self.task, pairs, numeric_only=path is None, seed=self._options.seed
         )
         self._unused_columns = _text_columns(training) if path is None else ()
         self._score = self._score_on(training, [target for _, target in pairs])
 
-    def _score_on(self, rows: list[Row], targets: list[Target]) -> float:
+    def _score_on(self, rows: list[CsvRow], targets: list[Target]) -> float:
         answers: list[Any] = [self._predict(row).value for row in rows]
         pairs = zip(answers, targets, strict=True)
         if self.task == "regression":
             return float(sum(abs(answer - target) for answer, target in pairs)) / len(rows)
         return sum(bool(answer == target) for answer, target in pairs) / len(rows)
 
-    def _target(self, row: Row) -> Target:
+    def _target(self, row: CsvRow) -> Target:
         target = row.target if self._text_target else parse_value(row.target)
         if target is None:
             raise self._at(row, f"the target is {row.target!r}, which stands for no value")
@@ -291,10 +291,10 @@ class CsvReplay:
             raise self._at(row, f"the target is {row.target!r}, regression needs a number")
         return target
 
-    def _predict(self, row: Row) -> Prediction:
+    def _predict(self, row: CsvRow) -> Answer:
         try:
             return self._model.predict(row.features)
-        except DeployedModelError as error:
+        except FrozenModelError as error:
             raise self._at(row, str(error)) from error.__cause__
 
     def _labels(self, writer: EventWriter, now_ms: float) -> Iterator[Event]:
@@ -305,7 +305,7 @@ class CsvReplay:
     def _id(self, number: int) -> str:
         return f"{self._options.model}-{number}"
 
-    def _at(self, row: Row, problem: str) -> ReplayError:
+    def _at(self, row: CsvRow, problem: str) -> ReplayError:
         return ReplayError(f"{self._options.path}: line {row.line}: {problem}")
 
 
@@ -313,7 +313,7 @@ def _all_numbers(values: list[Value]) -> bool:
     return not any(isinstance(value, str) for value in values)
 
 
-def _text_columns(rows: list[Row]) -> tuple[TextColumn, ...]:
+def _text_columns(rows: list[CsvRow]) -> tuple[TextColumn, ...]:
     found: dict[str, TextColumn] = {}
     for row in rows:
         for name, value in row.features.items():

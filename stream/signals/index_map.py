@@ -16,7 +16,7 @@ _RECENT = 16
 _RUNS_MAX = 4096
 
 
-class Places:
+class IndexMap:
     """The outcome indices of a detector's values, which outcomes without a value lie between.
 
     What is known exactly are the recent values, coarser ones further back, and the last drift;

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamgauge.detectors import DetectorError, detector_from_state, make_detector
-from streamgauge.stream.signals.index_map import Places
+from streamgauge.stream.signals.index_map import IndexMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SignalAlarm:
     """An alarm of one detector; `index` and `onset` are outcome indices."""
 
     index: int
@@ -31,7 +31,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class DetectorFailure:
     """A detector failed on the value of an outcome, for the `n`-th time; it goes on without."""
 
     index: int
@@ -57,12 +57,14 @@ class Signal:
             key: make_detector(c.kind, c.params) for key, c in self._configs.items()
         }
         # Each its own: a value that a detector refuses is none of those that it counts.
-        self._places = {name: Places() for name in self._configs}
+        self._places = {name: IndexMap() for name in self._configs}
         self._n_failed = dict.fromkeys(self._configs, 0)
         self._n = 0
         self._total = 0.0
 
-    def update(self, values: NDArray[np.float64], start: int) -> list[Found | Failed]:
+    def update(
+        self, values: NDArray[np.float64], start: int
+    ) -> list[SignalAlarm | DetectorFailure]:
         """Take the values of the outcomes from `start` on; NaN means that there is none.
 
         A detector that breaks takes a new baseline, and a value that it refuses is not for it.
@@ -76,7 +78,7 @@ class Signal:
         for value in values.tolist():
             self._total += value
         self._n += len(values)
-        found: list[Found | Failed] = []
+        found: list[SignalAlarm | DetectorFailure] = []
         for name in self._detectors:
             found += self._take(name, values, present + start)
         found.sort(key=lambda item: item.index)
@@ -84,29 +86,29 @@ class Signal:
 
     def _take(
         self, name: str, values: NDArray[np.float64], outcomes: NDArray[np.int64]
-    ) -> list[Found | Failed]:
+    ) -> list[SignalAlarm | DetectorFailure]:
         """Feed one detector the values of these outcomes."""
         detector, places = self._detectors[name], self._places[name]
         before = detector.n_seen
         results = _fed(detector, values)
         refused = [position for position, said in results if isinstance(said, Exception)]
         places.record(before, np.delete(outcomes, refused) if refused else outcomes)
-        found: list[Found | Failed] = []
+        found: list[SignalAlarm | DetectorFailure] = []
         for position, said in results:
             index = int(outcomes[position])
             if isinstance(said, Exception):
                 found.extend(self._failed(name, index, said))
                 continue
             onset = places.outcome(said.onset, said.index)
-            found.append(Found(index, onset, self.name, name, said))
+            found.append(SignalAlarm(index, onset, self.name, name, said))
             if said.kind == "drift":
                 places.drifted(said.index)
         return found
 
-    def _failed(self, name: str, index: int, error: Exception) -> list[Failed]:
+    def _failed(self, name: str, index: int, error: Exception) -> list[DetectorFailure]:
         self._n_failed[name] = n = self._n_failed[name] + 1
         is_power_of_two = n & (n - 1) == 0
-        return [Failed(index, self.name, name, str(error), n)] if is_power_of_two else []
+        return [DetectorFailure(index, self.name, name, str(error), n)] if is_power_of_two else []
 
     def rebaseline(self, names: Iterable[str]) -> None:
         """Give those of the named detectors that are on this signal a new baseline."""
@@ -161,7 +163,7 @@ class Signal:
             except ValueError:
                 afresh.append(name)
             else:
-                self._places[name] = Places(state["places"][name])
+                self._places[name] = IndexMap(state["places"][name])
         return afresh
 
     def _fits(self, name: str, params: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:

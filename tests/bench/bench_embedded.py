@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from streamgauge.consumers.broker import Commit, Position
+from streamgauge.consumers.broker import Checkpoint, Commit
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow.sink import MLflowSink
 from streamgauge.consumers.mlflow.store import connect
@@ -65,7 +65,7 @@ def produce(broker, sent):
 
 
 def work(broker, config):
-    with broker.tasks() as tasks:
+    with broker.join_group() as tasks:
         worker = Worker(config, tasks, state_key=b"bench")
         worker.start()
         # As `run --until-idle`, without its last wait for more input.
@@ -102,17 +102,17 @@ def stages(sent, clock):
         config = config_for(Path(folder))
         with EmbeddedBroker(config) as broker:
             produce(broker, sent)
-            with broker.tasks() as tasks:
+            with broker.join_group() as tasks:
                 tasks.rebalance()
                 engine = Engine(config, state_key=b"bench")
-                position = Position()
+                position = Checkpoint()
                 batches = []
                 while polled := clock.time("poll", tasks.poll, 0.0):
                     (batch,) = polled
                     batches.append(batch)
                     outputs = clock.time("process", engine.process, batch.predictions, batch.labels)
-                    chunks = clock.time("take_chunks", engine.take_chunks)
-                    position = Position(
+                    chunks = clock.time("take_chunks", engine.drain_chunks)
+                    position = Checkpoint(
                         position.sequence + 1,
                         position.prediction_offset + len(batch.predictions),
                         position.label_offset + len(batch.labels),
@@ -134,7 +134,7 @@ def parts_of_process(config, batches, clock):
         outcomes = clock.time("join", join, joins, merged)
         clock.time("monitor", monitor, monitors, outcomes)
         for its_join in joins.values():
-            its_join.take_changes()
+            its_join.drain_changes()
 
 
 def decode(config, batch):

@@ -19,7 +19,7 @@ from pathlib import Path
 from kafka import TopicPartition
 from rich.console import Console
 
-from streamgauge.consumers.broker import Commit, Position
+from streamgauge.consumers.broker import Checkpoint, Commit
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.client import make_consumer
 from streamgauge.consumers.kafka.topics import Admin
@@ -110,20 +110,20 @@ def naive(consumer, n_events):
 
 def work(config, n_events, clock):
     """The worker's loop with a clock on each stage."""
-    with KafkaBroker(config) as broker, broker.tasks() as tasks:
+    with KafkaBroker(config) as broker, broker.join_group() as tasks:
         taken_over = {}
         while not taken_over:
             taken_over = tasks.rebalance().taken_over
         engine = Engine(config, state_key=b"bench")
-        position, n = Position(), 0
+        position, n = Checkpoint(), 0
 
         def until_done():
             nonlocal position, n
             while n < n_events:
                 for batch in clock.time("poll", tasks.poll, POLL_MS / 1000):
                     outputs = clock.time("process", engine.process, batch.predictions, batch.labels)
-                    chunks = clock.time("take_chunks", engine.take_chunks)
-                    position = Position(
+                    chunks = clock.time("take_chunks", engine.drain_chunks)
+                    position = Checkpoint(
                         position.sequence + 1,
                         position.prediction_offset + len(batch.predictions),
                         position.label_offset + len(batch.labels),

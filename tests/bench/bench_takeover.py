@@ -21,7 +21,7 @@ from kafka import TopicPartition
 
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.ranges import RangeReader
-from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, own_topic
+from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, internal_topic
 from streamgauge.stream.config import load_config
 from tests.bench.measuring import describe
 from tests.bench.workload import START_MS
@@ -77,7 +77,7 @@ class Commits:
     """The end of every partition's journal, which each commit moves."""
 
     def __init__(self, config):
-        topic = own_topic(config, JOURNAL_SUFFIX)
+        topic = internal_topic(config, JOURNAL_SUFFIX)
         self._places = [TopicPartition(topic, p) for p in range(N_PARTITIONS)]
         self._reader = RangeReader(config, "commits")
 
@@ -190,7 +190,7 @@ def run(options, folder, bootstrap):
         workers.wait_shared("second", "third")
         told = gap(workers, inputs, commits, "second", signal.SIGTERM)
         state = RangeReader(config, "state")
-        topic = own_topic(config, STATE_SUFFIX)
+        topic = internal_topic(config, STATE_SUFFIX)
         n_state = sum(
             end - start for start, end in (state.bounds(topic, p) for p in range(N_PARTITIONS))
         )

@@ -760,7 +760,7 @@ def test_verify_says_so_when_the_input_is_no_longer_retained(streamgauge, worked
             streamgauge("produce", "--topic", topic, *common, stdin=b"\n".join(new))
         streamgauge("run", "--until-idle", "--no-sink", *common)
     assert streamgauge("verify", "--data-dir", worked).status == 0
-    with EmbeddedBroker(config) as broker, closing(broker.tasks()) as tasks:
+    with EmbeddedBroker(config) as broker, closing(broker.join_group()) as tasks:
         tasks.rebalance()
         broker.apply_retention(time.time_ns() // 1_000_000 + 8 * 86_400_000)
     with EmbeddedBroker(config) as broker:

@@ -124,7 +124,7 @@ def test_a_signal_while_the_sink_drains_keeps_the_rest_for_the_next_run(
             time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGINT)
         # The work is done, so others may have the partitions at once.
-        with open_broker(config) as broker, broker.tasks() as tasks:
+        with open_broker(config) as broker, broker.join_group() as tasks:
             until(lambda: free.extend(taken_over(tasks)) or free)
         time.sleep(0.5)
         assert not ended.is_set()

@@ -22,7 +22,7 @@ def worked(tmp_path_factory):
     config = crowded_config(
         folder, broker={"data_dir": str(folder / "data"), "partitions": N_PARTITIONS}
     )
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         send(broker, traffic(seed=3, n_per_model=400))
         worker = Worker(config, tasks, state_key=STATE_KEY)
         worker.run(until_idle=True, should_stop=lambda: False)
@@ -61,7 +61,7 @@ def test_alarms_and_requests_are_of_the_partitions_that_are_counted(worked):
 def test_the_line_says_which_partitions_where_it_is_not_all(tmp_path, partitions, beginning):
     config = load_config({"broker": {"data_dir": str(tmp_path), "partitions": N_PARTITIONS}})
     with EmbeddedBroker(config) as broker:
-        totals = Worker(config, broker.tasks()).totals()
+        totals = Worker(config, broker.join_group()).totals()
         summary = summarize(broker, config, partitions, totals, 1.0)
     assert summary["partitions"] == sorted(partitions)
     assert describe(summary).startswith(beginning)
@@ -72,7 +72,7 @@ def test_the_line_says_how_many_predictions_were_repeated(tmp_path):
     feed = Feed()
     for i in range(15):
         feed.predict(f"{i % 5}")
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         send(broker, [("predictions", r.value, r.key, (), r.timestamp_ms) for r in feed.merged])
         worker = Worker(config, tasks)
         worker.run(until_idle=True, should_stop=lambda: False)

@@ -135,7 +135,7 @@ def test_a_stop_signal_ends_it_after_a_commit_with_status_0(sent, uninterrupted,
 def test_nothing_to_do_is_no_end_without_until_idle(tmp_path):
     config = crowded_config(tmp_path / "data")
     calls = iter([False, False, True])
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         Worker(config, tasks).run(until_idle=False, should_stop=lambda: next(calls))
     assert next(calls, "all used") == "all used"
 
@@ -148,7 +148,7 @@ def test_a_second_worker_on_the_folder_is_refused(tmp_path, capsys, monkeypatch)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     monkeypatch.setattr(sys, "argv", ["streamgauge", "run", "-c", str(path)])
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         tasks.rebalance()
         with pytest.raises(SystemExit) as end:
             main()
@@ -166,13 +166,13 @@ def test_a_fenced_worker_drops_its_state_and_takes_over_anew(
 ):
     monkeypatch.setattr(module, "_RETRY_S", 0.01)
     config = copy_of(sent, tmp_path / "data")
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         fenced = Worker(config, tasks, state_key=STATE_KEY)
         fenced.start()
         fenced.step(0.0)
         # Without the lock files only the epochs are left to keep two workers apart.
         shutil.rmtree(tmp_path / "data" / "locks")
-        with broker.tasks() as other_tasks:
+        with broker.join_group() as other_tasks:
             other = Worker(config, other_tasks, state_key=STATE_KEY)
             other.start()
             for _ in range(5):
@@ -236,7 +236,7 @@ def test_a_commit_that_times_out_is_done_over_without_loss_or_repeat(
     n_expected = sum(n_commits(uninterrupted))
     # The first, one amid, two in a row, and the last.
     busy = [1, 9, 20, 21, n_expected + 4]
-    with EmbeddedBroker(impatient) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(impatient) as broker, broker.join_group() as tasks:
         waiting = KeptWaiting(tasks, config, busy, n_busy_rebalances)
         worker = Worker(impatient, waiting, state_key=STATE_KEY)
         worker.run(until_idle=True, should_stop=lambda: False)
@@ -274,7 +274,7 @@ def test_a_commit_that_fails_for_good_ends_the_run_after_a_few_ever_slower_attem
     config = copy_of(sent, tmp_path / "data")
     waits = []
     monkeypatch.setattr(module.time, "sleep", waits.append)
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         failing = Failing(tasks, range(7, 1000))
         worker = Worker(config, failing, state_key=STATE_KEY)
         with pytest.raises(CommitFailedError, match=r"commit 4 failed 5 times: the disk is full"):
@@ -341,7 +341,7 @@ def test_a_learner_sealed_with_another_key_starts_afresh_and_all_else_goes_on(
     config = copy_of(sent, tmp_path / "data", learner=True)
     with pytest.raises(Crash):
         work_to_the_end(config, wrap=lambda tasks: Crashing(tasks, 30, after=True))
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         worker = Worker(config, tasks, state_key=b"another key")
         worker.run(until_idle=True, should_stop=lambda: False)
         n_outcomes = worker.totals().n_outcomes

@@ -20,11 +20,11 @@ from kafka.admin import MemberToRemove
 
 from streamgauge.consumers.broker import (
     BrokerError,
+    Checkpoint,
     Commit,
     FencedError,
     NotRetainedError,
     PartitionsTakenError,
-    Position,
     Rebalance,
     UnknownTopicError,
 )
@@ -193,7 +193,7 @@ def metric(topics, value):
 
 
 def a_commit(sequence, prediction_offset=0, label_offset=0, outputs=(), chunks=None):
-    position = Position(sequence, prediction_offset, label_offset, f"d{sequence}", "c")
+    position = Checkpoint(sequence, prediction_offset, label_offset, f"d{sequence}", "c")
     return Commit(position, list(outputs), chunks or {})
 
 
@@ -264,7 +264,7 @@ def test_an_unknown_topic_is_refused_by_name(broker, topics):
 
 
 def test_it_answers(broker):
-    assert broker.answers(10.0)
+    assert broker.is_reachable(10.0)
 
 
 def test_topics_tell_what_they_hold(broker, topics):
@@ -367,7 +367,7 @@ def test_predictions_and_labels_keep_step(broker, stack, topics):
             producer.send(topics.predictions, b"p%d" % number, b"k", timestamp_ms=number * 10)
         for number in range(3):
             producer.send(topics.labels, b"l%d" % number, b"k", timestamp_ms=number * 10 + 15)
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     take_over_all(tasks)
     batches = []
     while not tasks.idle():
@@ -383,7 +383,7 @@ def test_every_partition_that_has_input_has_its_turn(broker, stack, topics):
     for topic in (topics.predictions, topics.labels):
         for key in numbered(0, 20):
             produce(broker, topic, [b"v"], key)
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     assert set(take_over_all(tasks)) == set(range(N_PARTITIONS))
     # Twenty records a topic in batches of four: one partition alone would fill many polls.
     polled = {batch.partition for _ in range(3) for batch in tasks.poll(1)}
@@ -391,7 +391,7 @@ def test_every_partition_that_has_input_has_its_turn(broker, stack, topics):
 
 
 def test_idle_means_polled_to_the_end_and_new_input_ends_it(broker, stack, topics):
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     take_over_all(tasks)
     assert tasks.poll(0) == []
     eventually(tasks.idle, "being idle")
@@ -407,7 +407,7 @@ def test_idle_means_polled_to_the_end_and_new_input_ends_it(broker, stack, topic
 
 def test_outputs_state_and_position_are_committed_together(broker, stack, topics):
     produce(broker, topics.predictions, numbered(0, 3))
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     take_over_all(tasks)
     (batch,) = tasks.poll(1)
     before_ms = time.time_ns() // 1_000_000
@@ -425,11 +425,11 @@ def test_outputs_state_and_position_are_committed_together(broker, stack, topics
     # Event time, or the time of writing where a broker deletes by what it finds here.
     assert metrics[0].timestamp_ms == 5 or metrics[0].timestamp_ms >= before_ms
     assert values_of(read_all(broker, topics.alarms)) == [b"3"]
-    restored = take_over_all(stack.enter_context(broker.tasks()))
-    assert restored[batch.partition].position == Position(2, 3, 0, "d2", "c")
+    restored = take_over_all(stack.enter_context(broker.join_group()))
+    assert restored[batch.partition].position == Checkpoint(2, 3, 0, "d2", "c")
     assert restored[batch.partition].chunks == {"a": b"AA", "b": b""}
     other = restored[1 - batch.partition]
-    assert (other.position, other.chunks) == (Position(), {})
+    assert (other.position, other.chunks) == (Checkpoint(), {})
 
 
 @pytest.mark.parametrize(
@@ -442,13 +442,13 @@ def test_outputs_state_and_position_are_committed_together(broker, stack, topics
     ids=["unknown topic", "a sequence twice", "a sequence left out"],
 )
 def test_a_commit_that_fails_leaves_nothing(broker, stack, sequence, others, error, topics):
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     take_over_all(tasks)
     tasks.commit(0, a_commit(1, 0, 0, [metric(topics, b"good")], {"a": b"good"}))
     with pytest.raises(error):
         tasks.commit(0, a_commit(sequence, 1, 0, [metric(topics, b"bad"), *others], {"a": b"bad"}))
     tasks.close()
-    restored = take_over_all(stack.enter_context(broker.tasks()))
+    restored = take_over_all(stack.enter_context(broker.join_group()))
     assert restored[0].position.sequence == 1
     assert restored[0].chunks == {"a": b"good"}
     assert values_of(read_all(broker, topics.metrics)) == [b"good"]
@@ -457,16 +457,16 @@ def test_a_commit_that_fails_leaves_nothing(broker, stack, sequence, others, err
 
 def test_large_chunks_come_back_whole(broker, stack):
     chunk = bytes(range(256)) * 12_000
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     take_over_all(tasks)
     tasks.commit(0, a_commit(1, chunks={"large": chunk}))
     tasks.close()
-    assert take_over_all(stack.enter_context(broker.tasks()))[0].chunks == {"large": chunk}
+    assert take_over_all(stack.enter_context(broker.join_group()))[0].chunks == {"large": chunk}
 
 
 def test_what_was_not_committed_is_polled_again_after_a_take_over(broker, stack, topics):
     produce(broker, topics.labels, numbered(0, 6))
-    first = stack.enter_context(broker.tasks())
+    first = stack.enter_context(broker.join_group())
     take_over_all(first)
     (batch,) = first.poll(1)
     first.commit(batch.partition, a_commit(1, 0, 4))
@@ -474,7 +474,7 @@ def test_what_was_not_committed_is_polled_again_after_a_take_over(broker, stack,
     assert values_of(rest.labels) == numbered(4, 6)
     assert first.poll(0) == []
     first.close()
-    second = stack.enter_context(broker.tasks())
+    second = stack.enter_context(broker.join_group())
     take_over_all(second)
     (again,) = second.poll(1)
     assert again == rest
@@ -485,7 +485,7 @@ def test_the_journal_tells_the_input_of_every_commit(broker, stack, topics):
         for number in range(10):
             producer.send(topics.predictions, b"p%d" % number, b"k", timestamp_ms=2 * number)
             producer.send(topics.labels, b"l%d" % number, b"k", timestamp_ms=2 * number + 1)
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     take_over_all(tasks)
     batches, offsets = [], (0, 0)
     while not tasks.idle():
@@ -530,7 +530,7 @@ def test_input_is_fetched_while_the_journal_is_read(broker, stack, topics, monke
     monkeypatch.setattr(embedded_broker, "_JOURNAL_PAGE", 2)
     monkeypatch.setattr(kafka_ranges, "_POLL_RECORDS", 2)
     produce(broker, topics.labels, numbered(0, 9))
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     partition = read_all(broker, topics.labels)[0].partition
     take_over_all(tasks)
     for sequence in range(1, 10):
@@ -546,9 +546,9 @@ def test_input_is_fetched_while_the_journal_is_read(broker, stack, topics, monke
 
 
 def test_a_partition_has_one_owner_at_a_time_and_passes_on(harness, broker, stack, topics):
-    first = stack.enter_context(broker.tasks())
+    first = stack.enter_context(broker.join_group())
     of_first, of_second = take_over_all(first), {}
-    second = stack.enter_context(broker.tasks())
+    second = stack.enter_context(broker.join_group())
     first.commit(0, a_commit(1, outputs=[metric(topics, b"first")]))
 
     def settled():
@@ -574,11 +574,11 @@ def rebalance(tasks):
 
 
 def test_a_worker_that_was_replaced_is_fenced(harness, broker, stack, topics):
-    first = stack.enter_context(broker.tasks())
+    first = stack.enter_context(broker.join_group())
     take_over_all(first)
     first.commit(0, a_commit(1, outputs=[metric(topics, b"1")], chunks={"a": b"1"}))
     harness.lose_partitions(first)
-    second = stack.enter_context(broker.tasks())
+    second = stack.enter_context(broker.join_group())
     assert take_over_all(second)[0].chunks == {"a": b"1"}
     with pytest.raises(FencedError, match="partition 0"):
         first.commit(0, a_commit(2, outputs=[metric(topics, b"zombie")], chunks={"a": b"zombie"}))
@@ -600,7 +600,7 @@ def test_a_worker_that_was_replaced_is_fenced(harness, broker, stack, topics):
 
 def test_a_released_partition_is_taken_over_anew(broker, stack, topics):
     produce(broker, topics.labels, numbered(0, 3))
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     take_over_all(tasks)
     (batch,) = tasks.poll(1)
     tasks.release(batch.partition)
@@ -670,7 +670,7 @@ def test_several_processes_write_and_follow_at_once(harness, broker, topics):
 def commit_until_killed(settings):
     """A worker whose every commit writes three outputs and one chunk, all with its sequence."""
     topics = load_config(json.loads(settings)).topics
-    with open_broker(json.loads(settings)) as broker, broker.tasks() as tasks:
+    with open_broker(json.loads(settings)) as broker, broker.join_group() as tasks:
         positions = {p: t.position for p, t in take_over_all(tasks).items()}
         while True:
             for batch in tasks.poll(DEADLINE_S):
@@ -702,7 +702,7 @@ def test_kill_9_in_the_middle_of_commits_leaves_whole_commits(harness, broker, s
         )
         worker.kill()
         worker.join(DEADLINE_S)
-        with broker.tasks() as tasks:
+        with broker.join_group() as tasks:
             restored = take_over_all(tasks)[partition]
         sequence = restored.position.sequence
         assert sequence > n_before + 20
@@ -725,7 +725,7 @@ def test_a_killed_worker_or_reader_leaves_nothing_locked(harness, broker, stack,
     )
     process.start()
     assert receiver.poll(DEADLINE_S)
-    tasks = stack.enter_context(broker.tasks())
+    tasks = stack.enter_context(broker.join_group())
     if not harness.workers_share:
         with pytest.raises(PartitionsTakenError, match=str(process.pid)):
             tasks.rebalance()
@@ -741,7 +741,7 @@ def own_everything(settings, group, connection):
     topics = load_config(json.loads(settings)).topics
     with (
         open_broker(json.loads(settings)) as broker,
-        broker.tasks() as tasks,
+        broker.join_group() as tasks,
         broker.reader([topics.labels], group=group),
     ):
         take_over_all(tasks)

@@ -55,7 +55,7 @@ def test_nothing_is_compiled_once_events_come():
     program = """
 from streamgauge.consumers.warmup import warm_up_for
 from streamgauge.detectors.compiled import FUNCTIONS
-from streamgauge.stream.monitor import Alarmed
+from streamgauge.stream.monitor import AlarmFinding
 from streamgauge.stream.config import load_config
 from tests.quality.defaults import step
 def n():

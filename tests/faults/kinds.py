@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
 
-from streamgauge.consumers.kafka.topics import STATE_SUFFIX, own_topic
+from streamgauge.consumers.kafka.topics import STATE_SUFFIX, internal_topic
 from tests.faults.points import COMMIT_POINTS, TAKE_OVER_POINTS, arm, disarm
 from tests.faults.settings import N_PARTITIONS, SESSION_S
 from tests.faults.stage import LOOK_EVERY_S, HarnessError, wait_for
@@ -142,7 +142,7 @@ def storm(stage: Stage, rng: random.Random) -> Iterator[Hit]:
 
 def _leader(stage: Stage, rng: random.Random) -> int:
     topics = stage.config.topics
-    names = (topics.predictions, topics.retrain, own_topic(stage.config, STATE_SUFFIX))
+    names = (topics.predictions, topics.retrain, internal_topic(stage.config, STATE_SUFFIX))
     return stage.cluster.leader_of(rng.choice(names), rng.randrange(N_PARTITIONS))
 
 
@@ -318,7 +318,7 @@ def answer_with_error(api: Api) -> Kind:
 
 def old_end(stage: Stage, rng: random.Random) -> Iterator[Hit]:
     """A broker that does not know that it leads no more gives the end of the state as it was."""
-    name = own_topic(stage.config, STATE_SUFFIX)
+    name = internal_topic(stage.config, STATE_SUFFIX)
     partition = rng.randrange(N_PARTITIONS)
     end_now = stage.end_of_state(partition)
     stage.wait_committed({partition}, time.time(), REACH_TIMEOUT_S)
@@ -379,7 +379,7 @@ COMPACTION = {
 
 def forced_compaction(stage: Stage, rng: random.Random) -> Iterator[Hit]:
     """The state is compacted at once, all the time, while others restore from it."""
-    name = own_topic(stage.config, STATE_SUFFIX)
+    name = internal_topic(stage.config, STATE_SUFFIX)
     with KafkaAdminClient(bootstrap_servers=stage.cluster.bootstrap.split(",")) as admin:
         before = admin.describe_configs([ConfigResource("TOPIC", name)], config_filter="all")
         known = before["topic"][name]

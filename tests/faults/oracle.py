@@ -13,7 +13,7 @@ from streamgauge.consumers.broker import BrokerError
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.changelog import Changelog
 from streamgauge.consumers.kafka.ranges import RangeReader
-from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, own_topic
+from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, internal_topic
 from streamgauge.stream.engine import Engine
 from tests.faults.settings import N_PARTITIONS, STATE_KEY
 
@@ -124,7 +124,7 @@ class Oracle:
             )
             for output in engine.process(*batch):
                 expected[output.topic].append(output)
-            engine.take_chunks()
+            engine.drain_chunks()
             if entry.state_digest not in ("", engine.digest):
                 digests.append(f"partition {partition}: another digest at commit {entry.sequence}")
         verdict.add(iter(digests))
@@ -188,7 +188,7 @@ class Oracle:
         self, broker: KafkaBroker, reader: RangeReader, partition: int, engine: Engine
     ) -> Iterator[str]:
         """Whether an engine restored from the changelog goes on as the oracle's does."""
-        topic = own_topic(self._config, STATE_SUFFIX)
+        topic = internal_topic(self._config, STATE_SUFFIX)
         records = reader.read(topic, partition, *reader.bounds(topic, partition))
         try:
             taken_over = Changelog(topic).restore(records)
@@ -213,14 +213,14 @@ class Oracle:
         ]
         outputs = [one.process(*probe) for one in (restored, engine)]
         for one in (restored, engine):
-            one.take_chunks()
+            one.drain_chunks()
         if outputs[0] != outputs[1] or restored.digest != engine.digest:
             yield f"partition {partition}: the restored state goes on otherwise than the oracle"
 
     def _open_problems(self, reader: RangeReader, partition: int) -> Iterator[str]:
         """Whether a transaction that was left open keeps readers from the end of a topic."""
         names = [*self._outputs.values()]
-        names += [own_topic(self._config, suffix) for suffix in (JOURNAL_SUFFIX, STATE_SUFFIX)]
+        names += [internal_topic(self._config, suffix) for suffix in (JOURNAL_SUFFIX, STATE_SUFFIX)]
         committed = reader.committed_ends([TopicPartition(name, partition) for name in names])
         for where, end in committed.items():
             _, any_end = reader.bounds(where.topic, partition)
@@ -275,7 +275,7 @@ def _count_losses(
 
 def hanging_transactions(config: Config) -> list[str]:
     """Transactions of a run's workers that nobody has ended, a line each."""
-    states = own_topic(config, STATE_SUFFIX), own_topic(config, JOURNAL_SUFFIX)
+    states = internal_topic(config, STATE_SUFFIX), internal_topic(config, JOURNAL_SUFFIX)
     topics = [*config.topics.model_dump().values(), *states]
     places = [TopicPartition(topic, p) for topic in topics for p in range(N_PARTITIONS)]
     with KafkaAdminClient(bootstrap_servers=config.broker.bootstrap_servers.split(",")) as admin:

@@ -19,7 +19,7 @@ from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.topics import (
     JOURNAL_SUFFIX,
     STATE_SUFFIX,
-    own_topic,
+    internal_topic,
     written_topics,
 )
 from tests.faults.charts import Charts
@@ -81,8 +81,8 @@ class Watcher:
         self.problems: list[str] = []
         self.parts: Counter[str] = Counter()
         self._broker = broker
-        self._journal_topic = own_topic(config, JOURNAL_SUFFIX)
-        self._state_topic = own_topic(config, STATE_SUFFIX)
+        self._journal_topic = internal_topic(config, JOURNAL_SUFFIX)
+        self._state_topic = internal_topic(config, STATE_SUFFIX)
         self._n_parts: dict[tuple[int, bytes], int] = {}
         self._counted: dict[int, int] = {}
         self._topics = written_topics(config)
@@ -246,7 +246,7 @@ class Stage:
 
     def end_of_state(self, partition: int) -> int:
         """The offset after what has been committed of a partition's state."""
-        where = TopicPartition(own_topic(self.config, STATE_SUFFIX), partition)
+        where = TopicPartition(internal_topic(self.config, STATE_SUFFIX), partition)
         return self._reader.committed_ends([where])[where]
 
     def finish(self, *, is_patient: bool = True) -> Verdict:

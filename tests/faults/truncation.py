@@ -10,7 +10,7 @@ from kafka.admin import ConfigResource
 from kafka.errors import PolicyViolationError
 
 from streamgauge.consumers.kafka.ranges import RangeReader
-from streamgauge.consumers.kafka.topics import STATE_SUFFIX, own_topic, written_topics
+from streamgauge.consumers.kafka.topics import STATE_SUFFIX, internal_topic, written_topics
 from tests.faults.settings import MODELS, create_topics, partition_of
 from tests.faults.stage import HarnessError, wait_for
 
@@ -75,7 +75,7 @@ def _check(
 
 def _truncate(stage: Stage, admin: KafkaAdminClient, partition: int, *, keep: int) -> None:
     """Delete all but so many records of a partition's state."""
-    state = own_topic(stage.config, STATE_SUFFIX)
+    state = internal_topic(stage.config, STATE_SUFFIX)
     offset = stage.end_of_state(partition) - keep
     # Kafka itself deletes nothing of a topic that is compacted only.
     admin.alter_configs([ConfigResource("TOPIC", state, {"cleanup.policy": "delete"})])
@@ -85,7 +85,7 @@ def _truncate(stage: Stage, admin: KafkaAdminClient, partition: int, *, keep: in
 
 def _make_anew(stage: Stage, admin: KafkaAdminClient) -> None:
     """Delete the state's topic, and make it again as an operator does."""
-    state = own_topic(stage.config, STATE_SUFFIX)
+    state = internal_topic(stage.config, STATE_SUFFIX)
     admin.delete_topics([state])
     wait_for("the topic gone", lambda: state not in admin.list_topics(), 30)
     create_topics(stage.folder / "direct.yaml")

@@ -21,9 +21,9 @@ from kafka.errors import KafkaTimeoutError
 from streamgauge.consumers.cli import main as cli
 from streamgauge.consumers.kafka import changelog as kafka_changelog
 from streamgauge.consumers.kafka import transaction as kafka_transaction
-from streamgauge.consumers.kafka.assignment import KafkaTasks, _Task
+from streamgauge.consumers.kafka.assignment import KafkaAssignment, _KafkaPartition
 from streamgauge.consumers.kafka.topics import STATE_SUFFIX
-from streamgauge.consumers.kafka.transaction import PartitionWriter
+from streamgauge.consumers.kafka.transaction import TransactionalWriter
 from tests.faults.points import ARMED, EVENTS
 from tests.faults.settings import PART_BYTES
 
@@ -94,30 +94,30 @@ def watch(points, notebook):
     def after(point):
         return lambda _, writer, *__: points.reach(f"after_{point}", writer.partition)
 
-    wrap(PartitionWriter, "_fence", before("init"), after("init"))
-    wrap(PartitionWriter, "_begin", before("begin"), after("begin"))
-    wrap(PartitionWriter, "_send", None, after("send"))
-    wrap(PartitionWriter, "_resolve", None, after("resolve"))
-    wrap(PartitionWriter, "_commit", before("commit"), after("commit"))
+    wrap(TransactionalWriter, "_fence", before("init"), after("init"))
+    wrap(TransactionalWriter, "_begin", before("begin"), after("begin"))
+    wrap(TransactionalWriter, "_send", None, after("send"))
+    wrap(TransactionalWriter, "_resolve", None, after("resolve"))
+    wrap(TransactionalWriter, "_commit", before("commit"), after("commit"))
     wrap(
-        KafkaTasks,
+        KafkaAssignment,
         "_restore",
         None,
         lambda _, __, partition: points.reach("after_restore", partition),
     )
     wrap(
-        KafkaTasks,
+        KafkaAssignment,
         "_take_over",
         None,
         lambda won, _, p: notebook.note("taken", p, sequence=won.position.sequence),
     )
     wrap(
-        KafkaTasks,
+        KafkaAssignment,
         "_give_up",
         lambda tasks, p: notebook.note("lost", p) if p in tasks._tasks else None,
     )
     wrap(
-        KafkaTasks,
+        KafkaAssignment,
         "commit",
         None,
         lambda _, __, p, commit: notebook.note("committed", p, sequence=commit.position.sequence),
@@ -138,7 +138,7 @@ def flush(producer):
 
 def cut_small(points):
     """Make a chunk of the state be of many parts, and let a fault strike between two of them."""
-    send = PartitionWriter._send
+    send = TransactionalWriter._send
 
     def choose_size(_, commit):
         # Another one each time, so that a chunk comes to have more parts, and fewer again.
@@ -153,13 +153,13 @@ def cut_small(points):
             yield row
 
     wrap(kafka_changelog.Changelog, "rows", choose_size)
-    PartitionWriter._send = lambda self, rows: send(self, in_parts(self, rows))
+    TransactionalWriter._send = lambda self, rows: send(self, in_parts(self, rows))
 
 
 def switch_off(safeguard, points):
     """Make the worker as careless as a worker without this part of the protocol would be."""
     if safeguard == "resolve":
-        PartitionWriter._resolve = lambda _, __: []
+        TransactionalWriter._resolve = lambda _, __: []
         kafka_transaction._check_place = lambda _, __: None
     elif safeguard == "fencing":
         make = kafka_transaction.make_producer
@@ -175,13 +175,13 @@ def switch_off(safeguard, points):
         def take_over(self, partition):
             changelog, taken_over = self._restore(partition)
             points.reach("between_restore_and_init", partition)
-            writer = PartitionWriter(self._config, partition)
+            writer = TransactionalWriter(self._config, partition)
             inputs = self._input.open(partition, taken_over.position)
-            self._tasks[partition] = _Task(writer, changelog, *inputs)
+            self._tasks[partition] = _KafkaPartition(writer, changelog, *inputs)
             self._positions[partition] = taken_over.position
             return taken_over
 
-        KafkaTasks._take_over = take_over
+        KafkaAssignment._take_over = take_over
     else:
         sys.exit(f"no safeguard {safeguard!r}; there are {', '.join(SAFEGUARDS)}")
 

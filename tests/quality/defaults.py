@@ -17,7 +17,7 @@ import numpy as np
 
 from streamgauge.stream.config import load_config
 from streamgauge.stream.join import Outcome
-from streamgauge.stream.monitor import Alarmed, Monitor, Retrain
+from streamgauge.stream.monitor import AlarmFinding, Monitor, RetrainDecision
 
 ERROR_RATES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
 STEP = (0.2, 0.3)
@@ -63,11 +63,11 @@ def watched(outcomes, task, config=None) -> Tally:
     tally = Tally(n_outcomes=len(outcomes))
     for start in range(0, len(outcomes), _CHUNK):
         for finding in monitor.update(outcomes[start : start + _CHUNK]):
-            if isinstance(finding, Retrain):
+            if isinstance(finding, RetrainDecision):
                 tally.n_requests += 1
                 if tally.first_request is None:
                     tally.first_request = finding.index
-            elif isinstance(finding, Alarmed) and finding.kind == "drift":
+            elif isinstance(finding, AlarmFinding) and finding.kind == "drift":
                 tally.drifts[finding.found.detector] += 1
     return tally
 

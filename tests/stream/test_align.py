@@ -5,7 +5,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgauge.stream.align import cut, merge
+from streamgauge.stream.align import merge, mergeable_prefix
 from streamgauge.stream.records import Record
 
 # Few distinct timestamps, in any order: ties and late records are the cases that matter.
@@ -43,7 +43,7 @@ def test_the_merged_order_does_not_depend_on_the_cuts(
         # A broker may have buffered more or less than it is asked for, but something of each.
         known_i = data.draw(st.integers(i + 1, len(predictions))) if i < len(predictions) else i
         known_j = data.draw(st.integers(j + 1, len(labels))) if j < len(labels) else j
-        n_predictions, n_labels = cut(
+        n_predictions, n_labels = mergeable_prefix(
             predictions[i:known_i],
             labels[j:known_j],
             more_predictions=known_i < len(predictions),
@@ -59,7 +59,7 @@ def test_the_merged_order_does_not_depend_on_the_cuts(
 
 @given(TIMES, TIMES)
 def test_all_known_input_is_taken_at_once(prediction_times, label_times):
-    taken = cut(
+    taken = mergeable_prefix(
         records("p", prediction_times),
         records("l", label_times),
         more_predictions=False,
@@ -71,13 +71,17 @@ def test_all_known_input_is_taken_at_once(prediction_times, label_times):
 
 def test_a_topic_waits_for_the_other_only_while_that_has_more():
     predictions = records("p", [1, 2])
-    waits = cut(predictions, [], more_predictions=False, more_labels=True, max_records=10)
-    goes_on = cut(predictions, [], more_predictions=False, more_labels=False, max_records=10)
+    waits = mergeable_prefix(
+        predictions, [], more_predictions=False, more_labels=True, max_records=10
+    )
+    goes_on = mergeable_prefix(
+        predictions, [], more_predictions=False, more_labels=False, max_records=10
+    )
     assert (waits, goes_on) == ((0, 0), (2, 0))
 
 
 def test_nothing_is_taken_past_the_last_known_record_of_the_other_topic():
-    taken = cut(
+    taken = mergeable_prefix(
         records("p", [10, 20]),
         records("l", [5, 20, 30]),
         more_predictions=True,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgauge.stream import served_version, snapshot
-from streamgauge.stream.align import cut
+from streamgauge.stream.align import mergeable_prefix
 from streamgauge.stream.config import load_config
 from streamgauge.stream.engine import Engine
 from tests.support.builders import (
@@ -130,7 +130,7 @@ def test_cuts_by_a_broker_do_not_matter_when_timestamps_collide(seed, rng, max_r
     while i < len(predictions) or j < len(labels):
         known_i = min(len(predictions), i + rng.randint(1, 60))
         known_j = min(len(labels), j + rng.randint(1, 60))
-        n_predictions, n_labels = cut(
+        n_predictions, n_labels = mergeable_prefix(
             predictions[i:known_i],
             labels[j:known_j],
             more_predictions=known_i < len(predictions),
@@ -212,9 +212,9 @@ def test_the_digest_tells_any_difference_in_input_outputs_or_state():
 def test_a_commit_without_news_still_moves_the_digest_and_writes_little():
     engine = Engine(touchy())
     assert engine.process([], []) == []
-    chunks = engine.take_chunks()
+    chunks = engine.drain_chunks()
     before = engine.digest
-    engine.take_chunks()
+    engine.drain_chunks()
     assert engine.digest != before
     assert sum(len(chunk) for chunk in chunks.values()) < 50
 
@@ -251,7 +251,7 @@ def test_a_learner_that_was_left_out_for_a_while_is_not_had_back_older_than_its_
     engine = Engine(without, state_key=KEY if change == "no learner" else None)
     engine.restore(first.stored, "")
     engine.process(*split(feed[50:100]))
-    chunks = engine.take_chunks()
+    chunks = engine.drain_chunks()
     touched = {n.split("/", 1)[1] for n in chunks if n.startswith("monitor/") and chunks[n]}
     gone = {n.split("/", 1)[1] for n in chunks if n.startswith("learner/")}
     assert gone
@@ -398,7 +398,7 @@ def test_a_task_that_outcomes_have_settled_is_corrected_by_the_configuration(how
     assert n == 40
     outputs = engine.process(*split(feed.merged[42:]))
     assert {output.topic for output in outputs} == {"drift-metrics"}
-    stored = {**straight.stored, **engine.take_chunks()}
+    stored = {**straight.stored, **engine.drain_chunks()}
     again = Engine(config)
     assert again.restore(stored, engine.digest) == []
     assert again.totals() == engine.totals()

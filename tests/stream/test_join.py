@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgauge.stream.config import Join
+from streamgauge.stream.config import JoinSettings
 from streamgauge.stream.events import Label, Prediction
-from streamgauge.stream.join import Change, ModelJoin, same_value
+from streamgauge.stream.join import JoinChange, ModelJoin, same_value
 from tests.support.builders import T0
 
 DAY = 86_400_000
@@ -39,7 +39,7 @@ def feed(join, events, offset=0):
 
 def stored(changes):
     """Changes as they are after they were written and read."""
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(list(changes)), type=list[Change])
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(list(changes)), type=list[JoinChange])
 
 
 def copied(join, config=None):
@@ -119,7 +119,7 @@ EVENTS = st.lists(
 
 @given(EVENTS, st.sampled_from([1, 50, 400, 2000]))
 def test_the_join_does_what_the_naive_one_does(events, maturity):
-    join = ModelJoin("m", Join(label_maturity=f"{maturity}ms"))
+    join = ModelJoin("m", JoinSettings(label_maturity=f"{maturity}ms"))
     naive = NaiveJoin(maturity)
     expected = [naive.add(event, i) for i, event in enumerate(events)]
     assert brief(feed(join, events)) == expected
@@ -134,7 +134,7 @@ def test_the_join_does_what_the_naive_one_does(events, maturity):
 
 @given(EVENTS)
 def test_without_maturity_each_outcome_comes_at_once(events):
-    join = ModelJoin("m", Join())
+    join = ModelJoin("m", JoinSettings())
     naive = NaiveJoin(-(10**15))
     expected = [naive.add(event, i) for i, event in enumerate(events)]
     assert brief(feed(join, events)) == expected
@@ -142,7 +142,7 @@ def test_without_maturity_each_outcome_comes_at_once(events):
 
 @given(EVENTS, st.sampled_from([0, 50, 2000]))
 def test_an_outcome_is_released_once_it_is_mature_and_in_prediction_order(events, maturity):
-    join = ModelJoin("m", Join(label_maturity=f"{maturity}ms"))
+    join = ModelJoin("m", JoinSettings(label_maturity=f"{maturity}ms"))
     watermark = 0
     for event, released in zip(events, feed(join, events), strict=True):
         watermark = max(watermark, event.timestamp_ms)
@@ -153,7 +153,7 @@ def test_an_outcome_is_released_once_it_is_mature_and_in_prediction_order(events
 
 
 BOUNDS = st.builds(
-    lambda pending, early, joined, held, age, maturity: Join(
+    lambda pending, early, joined, held, age, maturity: JoinSettings(
         pending_max=pending,
         early_max=early,
         joined_max=joined,
@@ -199,7 +199,7 @@ def test_the_log_of_changes_rebuilds_the_join_whatever_the_config_is_then(
     log, base, start = [], [], 0
     for number, size in enumerate([*cuts, 10**9]):
         feed(join, events[start : start + size], start)
-        log += stored(join.take_changes())
+        log += stored(join.drain_changes())
         start += size
         if number == n_in_base:
             base, log = stored(join.entries()), []
@@ -215,13 +215,13 @@ def test_the_log_of_changes_rebuilds_the_join_whatever_the_config_is_then(
 
 
 def test_a_rebuilt_join_keeps_every_field_of_what_waits():
-    config = Join(label_maturity="1d", early_age="30d")
+    config = JoinSettings(label_maturity="1d", early_age="30d")
     join = ModelJoin("m", config, keep_features=True)
     features = {"a": 1, "b": 0.5, "c": "x", "d": True, "e": None, "f": 1.0}
     whole = prediction(1, T0, 2.0, probability={"2": 0.25}, features=features, task="regression")
     feed(join, [whole, prediction(2, T0, value=True), label(2, T0, value=True), label(3, T0, "x")])
     rebuilt = ModelJoin("m", config, keep_features=True)
-    rebuilt.redo(stored(join.take_changes()))
+    rebuilt.redo(stored(join.drain_changes()))
     late = [label(1, T0 + 2 * DAY, 1.0), prediction(3, T0 + 2 * DAY, "y"), label(4, T0 + 4 * DAY)]
     outcomes = [outcome for out in feed(rebuilt, late) for outcome in out]
     assert outcomes == [outcome for out in feed(join, late) for outcome in out]
@@ -234,7 +234,7 @@ def test_a_rebuilt_join_keeps_every_field_of_what_waits():
 
 
 def test_ages_are_event_time_and_are_checked_within_a_sixtyfourth_of_them():
-    join = ModelJoin("m", Join(pending_age="64s", early_age="128s"))
+    join = ModelJoin("m", JoinSettings(pending_age="64s", early_age="128s"))
     feed(join, [prediction("old", T0), label("lonely", T0)])
     for second in range(1, 140):
         feed(join, [prediction(f"at {second}", T0 + 1000 * second)])
@@ -252,33 +252,33 @@ def test_ages_are_event_time_and_are_checked_within_a_sixtyfourth_of_them():
 
 
 def test_a_full_buffer_drops_the_oldest():
-    join = ModelJoin("m", Join(pending_max=300))
+    join = ModelJoin("m", JoinSettings(pending_max=300))
     feed(join, [prediction(i, T0 + i) for i in range(301)])
     assert join.counts.n_expired == 4, "one percent at once, and the one too many"
     assert next(iter(join._pending)) == "4"
 
 
 def test_a_bound_that_was_lowered_holds_after_the_next_event():
-    join = ModelJoin("m", Join(pending_max=100, early_max=100))
+    join = ModelJoin("m", JoinSettings(pending_max=100, early_max=100))
     feed(join, [prediction(i, T0) for i in range(80)])
     feed(join, [label(f"early {i}", T0) for i in range(80)])
-    smaller = copied(join, Join(pending_max=10, early_max=10))
+    smaller = copied(join, JoinSettings(pending_max=10, early_max=10))
     feed(smaller, [prediction("one more", T0), label("another", T0)])
     assert (smaller.n_pending, smaller.n_early) == (10, 10)
     assert smaller.counts.n_expired == smaller.counts.n_orphaned == 71
 
 
 def test_maturity_that_was_taken_away_releases_what_is_held():
-    join = ModelJoin("m", Join(label_maturity="1d"))
+    join = ModelJoin("m", JoinSettings(label_maturity="1d"))
     feed(join, [inline(1, T0 + 5), inline(2, T0 + 3)])
     assert join.n_held == 2
-    eager = copied(join, Join())
+    eager = copied(join, JoinSettings())
     [released] = feed(eager, [inline(3, T0 + 6)])
     assert [o.predicted_ms - T0 for o in released] == [3, 5, 6]
 
 
 def test_what_is_held_beyond_its_bound_is_released_early_the_oldest_first_and_counted():
-    join = ModelJoin("m", Join(label_maturity="1d", held_max=10))
+    join = ModelJoin("m", JoinSettings(label_maturity="1d", held_max=10))
     released = feed(join, [inline(i, T0 + 100 - i) for i in range(100)])
     assert [len(out) for out in released] == [0] * 10 + [1] * 90
     assert [out[0].predicted_ms - T0 for out in released[10:]] == list(range(90, 0, -1))
@@ -291,7 +291,7 @@ def test_what_is_held_beyond_its_bound_is_released_early_the_oldest_first_and_co
 
 def test_features_are_kept_only_where_they_are_wanted():
     for keep in (True, False):
-        join = ModelJoin("m", Join(), keep_features=keep)
+        join = ModelJoin("m", JoinSettings(), keep_features=keep)
         events = [
             prediction(1, T0, features={"a": 1}),
             label(1, T0),
@@ -304,7 +304,7 @@ def test_features_are_kept_only_where_they_are_wanted():
 
 @pytest.mark.parametrize("value", [0, False, "", 0.0])
 def test_a_false_label_is_a_label(value):
-    join = ModelJoin("m", Join())
+    join = ModelJoin("m", JoinSettings())
     outcomes = feed(
         join, [label(1, T0, value), label(1, T0, value), prediction(1, T0), label(1, T0, value)]
     )
@@ -319,9 +319,9 @@ def test_a_number_never_equals_a_string():
 
 
 def test_there_are_few_changes_when_little_has_changed():
-    join = ModelJoin("m", Join())
+    join = ModelJoin("m", JoinSettings())
     feed(join, [prediction(i, T0) for i in range(10_000)])
-    assert len(join.take_changes()) == 10_001
+    assert len(join.drain_changes()) == 10_001
     feed(join, [label(1, T0)])
-    assert len(join.take_changes()) == 2
-    assert len(join.take_changes()) == 1
+    assert len(join.drain_changes()) == 2
+    assert len(join.drain_changes()) == 1

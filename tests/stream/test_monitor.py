@@ -11,9 +11,15 @@ from hypothesis import strategies as st
 
 from streamgauge.stream.config import LearnerConfig, load_config
 from streamgauge.stream.join import Outcome
-from streamgauge.stream.monitor import Alarmed, DataProblem, Metrics, Monitor, Retrain
+from streamgauge.stream.monitor import (
+    AlarmFinding,
+    DataProblemFinding,
+    MetricsFinding,
+    Monitor,
+    RetrainDecision,
+)
 from streamgauge.stream.signals.learner import Learner
-from streamgauge.stream.signals.signal import Failed, Signal
+from streamgauge.stream.signals.signal import DetectorFailure, Signal
 from tests.support.builders import T0, TOUCHY
 
 
@@ -146,7 +152,7 @@ def test_river_detectors_may_be_cut_as_well():
     }
     config = model(task="classification", detectors=detectors)
     outcomes = errors((0.1, 200), (0.7, 150), (0.1, 100))
-    assert of(Alarmed, found(config, outcomes))
+    assert of(AlarmFinding, found(config, outcomes))
     for sizes in ([1], [13, 2]):
         assert_cuts_do_not_matter(lambda: Monitor(config, "classification"), outcomes, sizes)
 
@@ -159,10 +165,10 @@ def test_a_drift_is_alarmed_and_asked_for_once_with_its_window():
     )
     outcomes = errors((0.05, 400), (0.9, 150))
     findings = found(config, outcomes)
-    alarms = of(Alarmed, findings)
+    alarms = of(AlarmFinding, findings)
     assert {alarm.found.detector for alarm in alarms} == {"adwin", "page_hinkley"}
     assert {(alarm.kind, alarm.episode) for alarm in alarms} == {("drift", 1)}
-    [request] = of(Retrain, findings)
+    [request] = of(RetrainDecision, findings)
     assert 400 <= request.index < 450
     assert request.index == alarms[0].index
     assert request.timestamp_ms == outcomes[request.index].timestamp_ms
@@ -186,8 +192,8 @@ def test_what_was_watched_without_e_sr_goes_on_with_it():
     new = Monitor(load_config({}).defaults, "classification")
     assert new.restore(state) == ["adwin"]
     findings = new.update(errors((0.3, 3000), (0.9, 100), seed=2))
-    assert {a.found.detector for a in of(Alarmed, findings)} >= {"esr"}
-    assert [r.index >= 5160 for r in of(Retrain, findings)] == [True]
+    assert {a.found.detector for a in of(AlarmFinding, findings)} >= {"esr"}
+    assert [r.index >= 5160 for r in of(RetrainDecision, findings)] == [True]
 
 
 def test_after_the_cool_down_a_second_drift_asks_again():
@@ -196,7 +202,7 @@ def test_after_the_cool_down_a_second_drift_asks_again():
         policy={"cool_down": 100},
     )
     outcomes = errors((0.0, 300), (0.5, 300), (1.0, 300))
-    requests = of(Retrain, found(config, outcomes))
+    requests = of(RetrainDecision, found(config, outcomes))
     assert [request.episode.number for request in requests] == [1, 2]
     assert 300 <= requests[0].index < 400
     assert 600 <= requests[1].index < 700
@@ -212,9 +218,11 @@ def test_detectors_that_were_silent_take_a_new_baseline_at_the_episodes_end():
     outcomes = errors((0.0, 300), (1.0, 80), (0.5, 20))
     config = model(detectors=detectors, policy={"cool_down": 60}, metrics={"every": 1})
     readings = {
-        m.index: m.values for m in of(Metrics, found(config, outcomes)) if m.signal == "error"
+        m.index: m.values
+        for m in of(MetricsFinding, found(config, outcomes))
+        if m.signal == "error"
     }
-    [alarm, *_] = of(Alarmed, found(config, outcomes))
+    [alarm, *_] = of(AlarmFinding, found(config, outcomes))
     assert alarm.found.detector == "quick"
     end = alarm.index + 61
     assert readings[end - 1]["slow.statistic"] > 30
@@ -225,9 +233,9 @@ def test_detectors_that_were_silent_take_a_new_baseline_at_the_episodes_end():
 def test_a_detector_that_does_not_ask_only_reports():
     detectors = {"adwin": {"kind": "ADWIN", "asks": False}}
     findings = found(model(detectors=detectors), errors((0.0, 300), (1.0, 200)))
-    alarms = of(Alarmed, findings)
+    alarms = of(AlarmFinding, findings)
     assert [(alarm.kind, alarm.episode) for alarm in alarms] == [("drift", None)]
-    assert not of(Retrain, findings)
+    assert not of(RetrainDecision, findings)
 
 
 def test_a_report_opens_no_episode_and_keeps_none_open():
@@ -238,7 +246,7 @@ def test_a_report_opens_no_episode_and_keeps_none_open():
     config = model(detectors=detectors, policy={"cool_down": 100})
     monitor = Monitor(config, "classification")
     outcomes = errors((0.0, 300), (1.0, 200))
-    alarms = of(Alarmed, monitor.update(outcomes[:400]))
+    alarms = of(AlarmFinding, monitor.update(outcomes[:400]))
     assert [(a.found.detector, a.episode) for a in alarms] == [("asker", 1), ("onlooker", None)]
     asked, reported = (alarm.index for alarm in alarms)
     assert reported > asked + 40
@@ -263,10 +271,10 @@ def test_the_order_of_detectors_decides_nothing():
 def test_an_improvement_asks_only_where_it_is_configured(asks):
     config = model(detectors={"adwin": {"kind": "ADWIN"}}, policy={"ask_on_improvement": asks})
     findings = found(config, errors((1.0, 300), (0.0, 200)))
-    assert [(a.kind, a.episode) for a in of(Alarmed, findings)] == [
+    assert [(a.kind, a.episode) for a in of(AlarmFinding, findings)] == [
         ("improvement", 1 if asks else None)
     ]
-    assert len(of(Retrain, findings)) == asks
+    assert len(of(RetrainDecision, findings)) == asks
 
 
 DIRECTIONLESS = {
@@ -283,24 +291,24 @@ def test_an_improvement_seen_by_a_detector_that_does_not_tell_directions(name, a
     detectors = {name: {"kind": kind, "params": params}}
     config = model(detectors=detectors, task="classification", policy={"ask_on_improvement": asks})
     findings = found(config, errors((0.6, 400), (0.05, 150)))
-    alarms = [alarm for alarm in of(Alarmed, findings) if alarm.kind != "warning"]
+    alarms = [alarm for alarm in of(AlarmFinding, findings) if alarm.kind != "warning"]
     assert {alarm.kind for alarm in alarms} == {"improvement"}
     assert alarms[0].found.alarm.direction == "down"
-    assert len(of(Retrain, findings)) == asks
+    assert len(of(RetrainDecision, findings)) == asks
 
 
 @pytest.mark.parametrize("name", ["kswin", "hddm_w"])
 def test_the_window_of_a_detector_that_does_not_tell_onsets_goes_back_to_the_change(name):
     kind, params = DIRECTIONLESS[name]
     config = model(detectors={name: {"kind": kind, "params": params}}, task="classification")
-    [request] = of(Retrain, found(config, errors((0.05, 800), (0.6, 100), seed=2)))
+    [request] = of(RetrainDecision, found(config, errors((0.05, 800), (0.6, 100), seed=2)))
     assert 760 <= request.episode.onset <= 810
     before, since = request.metrics["error"]
     assert since > before + 0.2
 
 
 def problems(findings):
-    return [(p.index, p.detector, p.detail) for p in of(DataProblem, findings)]
+    return [(p.index, p.detector, p.detail) for p in of(DataProblemFinding, findings)]
 
 
 def test_a_detector_that_breaks_is_a_data_problem_and_goes_on():
@@ -313,8 +321,8 @@ def test_a_detector_that_breaks_is_a_data_problem_and_goes_on():
     indices, detectors, details = zip(*problems(findings), strict=True)
     assert (indices, set(detectors)) == ((49, 99, 199), {"kswin"}), "the 1st, 2nd and 4th failure"
     assert "river.drift.KSWIN failed at value 49: ValueError" in details[0]
-    assert of(Retrain, findings), "the others are as well as ever"
-    readings = [m.values for m in of(Metrics, findings) if m.signal == "error"]
+    assert of(RetrainDecision, findings), "the others are as well as ever"
+    readings = [m.values for m in of(MetricsFinding, findings) if m.signal == "error"]
     assert readings[-1]["kswin.n_failed"] == 5
     assert "adwin.n_failed" not in readings[-1]
     for sizes in ([1], [37, 5]):
@@ -342,11 +350,11 @@ def test_a_binary_detector_leaves_out_the_losses_that_are_not_for_it():
 def test_a_warning_is_reported_and_counts_for_nothing():
     config = model(task="classification", detectors={"ddm": {"kind": "river.drift.binary.DDM"}})
     findings = found(config, errors((0.1, 300), (0.35, 200)))
-    warnings = [alarm for alarm in of(Alarmed, findings) if alarm.kind == "warning"]
+    warnings = [alarm for alarm in of(AlarmFinding, findings) if alarm.kind == "warning"]
     assert warnings
     assert all(alarm.episode is None for alarm in warnings)
-    drifts = [alarm for alarm in of(Alarmed, findings) if alarm.kind == "drift"]
-    assert [r.index for r in of(Retrain, findings)] == [drifts[0].index]
+    drifts = [alarm for alarm in of(AlarmFinding, findings) if alarm.kind == "drift"]
+    assert [r.index for r in of(RetrainDecision, findings)] == [drifts[0].index]
 
 
 def test_an_alarms_index_counts_outcomes_also_where_the_signal_lacks_values():
@@ -402,7 +410,7 @@ def test_the_values_a_detector_refused_lie_between_those_it_counts():
     taken = signal_with(ddm={"kind": "DDM"})
     values = sparse_stream(0.5, (0.1, 2_000), (0.9, 200))
     refused = np.where(np.isnan(values), 0.5, values)
-    alarms = [f for f in signal.update(refused, 0) if not isinstance(f, Failed)]
+    alarms = [f for f in signal.update(refused, 0) if not isinstance(f, DetectorFailure)]
     assert alarms
     assert repr(alarms) == repr(taken.update(values, 0))
 
@@ -437,7 +445,7 @@ def test_onsets_do_not_depend_on_cuts_or_restarts(seed, share, sizes):
     assert repr(signal.state()) == repr(whole.state())
     last = dict.fromkeys(detectors, (-1, -1))
     for f in said:
-        if not isinstance(f, Failed):
+        if not isinstance(f, DetectorFailure):
             assert f.onset <= f.index
             assert f.alarm.onset <= last[f.detector][0] or f.onset > last[f.detector][1]
             if f.alarm.kind == "drift":
@@ -460,9 +468,9 @@ def test_a_drift_before_min_labels_is_asked_for_at_min_labels():
     detectors = {"adwin": {"kind": "ADWIN"}}
     config = model(detectors=detectors, policy={"min_labels": 350, "cool_down": 1000})
     outcomes = errors((0.0, 200), (1.0, 300))
-    [alarm, *_] = of(Alarmed, found(config, outcomes))
+    [alarm, *_] = of(AlarmFinding, found(config, outcomes))
     assert 200 < alarm.index < 300
-    [request] = of(Retrain, found(config, outcomes))
+    [request] = of(RetrainDecision, found(config, outcomes))
     assert request.index == 349
     assert request.episode.onset == alarm.found.onset
 
@@ -471,7 +479,7 @@ def test_a_metric_asks_once_while_it_is_bad_and_again_after_it_has_recovered():
     metric = {"name": "accuracy", "at_or_below": 0.5, "over": 20}
     config = model(detectors={}, policy={"metric": metric, "cool_down": 10}, metrics={"every": 10})
     outcomes = errors((0.0, 100), (1.0, 100), (0.0, 100), (1.0, 50))
-    requests = of(Retrain, found(config, outcomes))
+    requests = of(RetrainDecision, found(config, outcomes))
     assert [(r.index, r.episode.reason, r.episode.alarms) for r in requests] == [
         (109, "metric", []),
         (309, "metric", []),
@@ -481,7 +489,7 @@ def test_a_metric_asks_once_while_it_is_bad_and_again_after_it_has_recovered():
 def test_a_metric_of_the_other_task_never_asks():
     metric = {"name": "mae", "at_or_above": 0.0, "over": 1}
     findings = found(model(detectors={}, policy={"metric": metric}), errors((1.0, 100)))
-    assert not of(Retrain, findings)
+    assert not of(RetrainDecision, findings)
 
 
 @pytest.mark.parametrize(
@@ -490,7 +498,7 @@ def test_a_metric_of_the_other_task_never_asks():
 )
 def test_a_period_asks_drift_or_not(period, indices):
     config = model(detectors={}, policy={"period": period})
-    requests = of(Retrain, found(config, errors((0.0, 125))))
+    requests = of(RetrainDecision, found(config, errors((0.0, 125))))
     assert [r.index for r in requests] == indices
     assert {r.episode.reason for r in requests} == {"period"}
 
@@ -500,18 +508,18 @@ def windows(findings):
     return [
         (r.index, r.episode.reason, r.n_before, r.since.n)
         for r in findings
-        if isinstance(r, Retrain)
+        if isinstance(r, RetrainDecision)
     ]
 
 
 def test_a_drift_right_after_a_periods_request_is_asked_for():
     config = load_config({"defaults": {"policy": {"period": {"outcomes": 1950}}}}).defaults
     findings = found(config, errors((0.05, 2000), (0.35, 400), seed=7))
-    period, drift = of(Retrain, findings)
+    period, drift = of(RetrainDecision, findings)
     assert (period.index, period.episode.reason) == (1949, "period")
     assert drift.episode.reason == "drift"
     assert 2000 < drift.index < 2200
-    asking = {a.episode for a in of(Alarmed, findings) if a.found.detector == "esr"}
+    asking = {a.episode for a in of(AlarmFinding, findings) if a.found.detector == "esr"}
     assert asking == {drift.episode.number} != {period.episode.number}
 
 
@@ -530,7 +538,7 @@ def test_a_metrics_window_is_at_least_what_it_was_taken_over():
     # To within a block of the window index.
     assert index + 1 - 300 - 64 <= n_before <= index + 1 - 300
     assert n == index + 1 - n_before
-    [request] = of(Retrain, found(config, outcomes))
+    [request] = of(RetrainDecision, found(config, outcomes))
     before, since = request.metrics["error"]
     assert before < 0.1
     assert since > 0.35
@@ -551,9 +559,9 @@ def test_a_change_while_a_metric_stays_bad_is_asked_for():
 
 def test_metric_points_come_every_so_many_outcomes():
     findings = found(model(metrics={"every": 20, "window": 30}), errors((0.5, 65)))
-    points = [(m.index, m.signal) for m in of(Metrics, findings)]
+    points = [(m.index, m.signal) for m in of(MetricsFinding, findings)]
     assert points == [(i, s) for i in (19, 39, 59) for s in ("performance", "error")]
-    performance = [m.values for m in of(Metrics, findings) if m.signal == "performance"]
+    performance = [m.values for m in of(MetricsFinding, findings) if m.signal == "performance"]
     assert "accuracy_window" not in performance[0]
     wrong = [bool(o.y_true) for o in errors((0.5, 65))]
     assert performance[2]["accuracy"] == pytest.approx(1 - sum(wrong[:60]) / 60)
@@ -601,9 +609,9 @@ def test_a_superseded_version_is_measured_and_asks_for_nothing():
     monitor = Monitor(model(), "classification")
     monitor.set_superseded(superseded=True)
     findings = monitor.update(errors((0.0, 200), (1.0, 200)))
-    assert of(Metrics, findings)
-    assert of(Alarmed, findings)
-    assert not of(Retrain, findings)
+    assert of(MetricsFinding, findings)
+    assert of(AlarmFinding, findings)
+    assert not of(RetrainDecision, findings)
 
 
 def test_a_restored_monitor_goes_on_and_says_which_detectors_start_afresh():

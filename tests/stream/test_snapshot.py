@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgauge.stream import snapshot
-from streamgauge.stream.config import Join
+from streamgauge.stream.config import JoinSettings
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.events import Prediction
-from streamgauge.stream.join import Change, ModelJoin
+from streamgauge.stream.join import JoinChange, ModelJoin
 from streamgauge.stream.snapshot import (
     JoinLog,
     SnapshotError,
@@ -66,7 +66,7 @@ def test_what_is_packed_is_unpacked(value):
 )
 def test_what_cannot_be_read_is_an_error_that_names_the_chunk(data, message):
     with pytest.raises(SnapshotError, match="'a/chunk'") as error:
-        unpack("a/chunk", data, list[list[Change]])
+        unpack("a/chunk", data, list[list[JoinChange]])
     assert message in str(error.value)
 
 
@@ -102,7 +102,7 @@ def prediction(i, n_bytes=0):
     )
 
 
-DEFAULTS = Join()
+DEFAULTS = JoinSettings()
 
 
 class Stored:
@@ -119,7 +119,7 @@ class Stored:
         for _ in range(n):
             self.join.add_prediction(prediction(self.n_events, n_bytes), self.n_events, [])
             self.n_events += 1
-        changed = self.log.write(encode_changes(self.join.take_changes()), self.join)
+        changed = self.log.write(encode_changes(self.join.drain_changes()), self.join)
         for name, chunk in changed.items():
             if chunk is None:
                 self.chunks.pop(name, None)
@@ -153,7 +153,7 @@ def test_small_commits_write_little_and_leave_few_chunks():
 
 
 def test_a_log_that_outgrew_its_base_is_folded_into_a_new_one():
-    stored = Stored(Join(pending_max=2000))
+    stored = Stored(JoinSettings(pending_max=2000))
     n_folds = n_changed = 0
     for _ in range(600):
         n_changed += 100 * 80
@@ -194,7 +194,10 @@ def test_a_log_goes_on_where_it_was_read(commits, log_bytes_min, piece_bytes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshot, "_LOG_BYTES_MIN", log_bytes_min)
         patch.setattr(snapshot, "_PIECE_BYTES", piece_bytes)
-        straight, restarted = Stored(Join(pending_max=50)), Stored(Join(pending_max=50))
+        straight, restarted = (
+            Stored(JoinSettings(pending_max=50)),
+            Stored(JoinSettings(pending_max=50)),
+        )
         for n, n_bytes in commits:
             assert straight.commit(n, n_bytes) == restarted.commit(n, n_bytes)
             restarted.log, restarted.join = restarted.reread()
@@ -210,4 +213,4 @@ def test_a_join_that_is_not_whole_is_an_error(monkeypatch):
     left = {n: c for n, c in stored.chunks.items() if n != "join/m/base/000001"}
     assert len(left) == len(stored.chunks) - 1
     with pytest.raises(SnapshotError, match="the join of model 'm' is not whole"):
-        JoinLog("m").read(left, ModelJoin("m", Join()))
+        JoinLog("m").read(left, ModelJoin("m", JoinSettings()))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamgauge.stream.config import load_config
 from streamgauge.stream.engine import Engine
-from streamgauge.stream.served_version import Serving, ServingState
+from streamgauge.stream.served_version import ServedVersion, ServedVersionState
 from tests.support.builders import CALM, T0, Feed, asked, requests_of, run, serve, split
 
 CONFIG = load_config({"defaults": CALM})
@@ -61,7 +61,7 @@ def test_a_version_that_starts_after_its_outcome_monitors_what_comes_then(sizes)
     rest = iter(feed.merged[3:])
     for size in sizes:
         assert engine.process(*split(list(islice(rest, size)))) == []
-        engine.take_chunks()
+        engine.drain_chunks()
     assert engine.totals().n_outcomes == 1
 
 
@@ -284,7 +284,7 @@ def test_typos_do_not_push_out_a_version_that_predicts():
 
 
 def seen(events):
-    serving = Serving()
+    serving = ServedVersion()
     return serving, [version for version, at in events if serving.see(version, at)]
 
 
@@ -310,7 +310,7 @@ def test_serving_goes_on_from_its_state_and_knows_the_latest_100(events, data):
     whole, _ = seen(events)
     part, _ = seen(events[:cut])
     stored = msgspec.msgpack.encode(part.state())
-    twin = Serving(msgspec.msgpack.decode(stored, type=ServingState))
+    twin = ServedVersion(msgspec.msgpack.decode(stored, type=ServedVersionState))
     for version, at in events[cut:]:
         twin.see(version, at)
     assert twin.state() == whole.state()

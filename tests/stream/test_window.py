@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgauge.stream.join import Outcome
-from streamgauge.stream.window import Columns, WindowIndex
+from streamgauge.stream.window import OutcomeColumns, WindowIndex
 
 
 def made(seed, n):
@@ -31,7 +31,7 @@ def made(seed, n):
 
 def indexed(outcomes, losses, cuts=()):
     index = WindowIndex()
-    columns = Columns(outcomes, losses)
+    columns = OutcomeColumns(outcomes, losses)
     bounds = [0, *sorted(min(cut, len(outcomes)) for cut in cuts), len(outcomes)]
     for start, stop in pairwise(bounds):
         index.record(columns, start, stop)
@@ -76,7 +76,7 @@ def test_the_index_does_not_depend_on_how_the_outcomes_were_cut(seed, n, cuts):
 
 def test_memory_grows_with_the_logarithm():
     outcomes, losses = made(1, 1000)
-    columns = Columns(outcomes, losses)
+    columns = OutcomeColumns(outcomes, losses)
     index = WindowIndex()
     n_blocks = {}
     for thousands in range(1, 1025):

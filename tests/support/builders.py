@@ -111,7 +111,7 @@ class Run:
         return [json.loads(output.value) for output in self.topic(name)]
 
     def commit(self):
-        chunks = self.engine.take_chunks()
+        chunks = self.engine.drain_chunks()
         self.commits.append(chunks)
         self.digests.append(self.engine.digest)
         for name, chunk in chunks.items():

@@ -141,7 +141,7 @@ def send(broker, sent):
 
 def work_to_the_end(config, *, wrap=lambda tasks: tasks):
     """Run a worker in this process until all input is processed; its counts."""
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         worker = Worker(config, wrap(tasks), state_key=STATE_KEY)
         worker.run(until_idle=True, should_stop=lambda: False)
         return worker.totals()

@@ -10,12 +10,12 @@ from threading import Barrier
 
 import pytest
 
-from streamgauge.consumers.broker import BrokerError, BrokerTimeoutError, Commit, Position
+from streamgauge.consumers.broker import BrokerError, BrokerTimeoutError, Checkpoint, Commit
 from streamgauge.consumers.embedded import assignment as embedded_assignment
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.embedded.database import Database
 from streamgauge.consumers.embedded.locks import FileLock
-from streamgauge.stream.config import Worker, load_config
+from streamgauge.stream.config import WorkerSettings, load_config
 from streamgauge.stream.records import Output
 
 DAY_MS = 86_400_000
@@ -43,7 +43,7 @@ def now_ms():
 
 
 def commit_to(sequence, prediction_offset, label_offset, outputs=()):
-    return Commit(Position(sequence, prediction_offset, label_offset, "d", "c"), outputs, {})
+    return Commit(Checkpoint(sequence, prediction_offset, label_offset, "d", "c"), outputs, {})
 
 
 @contextmanager
@@ -180,7 +180,7 @@ def test_a_lock_that_cannot_be_made_is_an_error_with_a_fix(tmp_path):
     (tmp_path / "locks").write_text("a file where the folder should be")
     with (
         EmbeddedBroker(config_for(tmp_path)) as broker,
-        broker.tasks() as tasks,
+        broker.join_group() as tasks,
         pytest.raises(BrokerError, match=r"streamgauge-0\.lock: cannot be locked"),
     ):
         tasks.rebalance()
@@ -215,7 +215,10 @@ def test_a_full_queue_that_cannot_be_written_takes_no_more(tmp_path):
 
 
 def test_a_commit_that_was_busy_can_be_tried_again(tmp_path):
-    with EmbeddedBroker(config_for(tmp_path, timeout="50ms")) as broker, broker.tasks() as tasks:
+    with (
+        EmbeddedBroker(config_for(tmp_path, timeout="50ms")) as broker,
+        broker.join_group() as tasks,
+    ):
         tasks.rebalance()
         commit = commit_to(1, 0, 0, [Output("drift-alarms", None, b"x", (), 1)])
         with another_writer(tmp_path), pytest.raises(BrokerTimeoutError):
@@ -226,7 +229,7 @@ def test_a_commit_that_was_busy_can_be_tried_again(tmp_path):
 
 
 def test_an_error_in_the_middle_of_a_commit_leaves_nothing(tmp_path):
-    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.join_group() as tasks:
         tasks.rebalance()
         outputs = [Output("drift-alarms", None, b"x", (), t) for t in (1, 2, 2**70)]
         with pytest.raises(OverflowError):
@@ -239,8 +242,8 @@ def test_an_error_in_the_middle_of_a_commit_leaves_nothing(tmp_path):
 def test_a_busy_take_over_frees_what_it_had_locked(tmp_path):
     with (
         EmbeddedBroker(config_for(tmp_path, timeout="50ms", partitions=2)) as broker,
-        broker.tasks() as first,
-        broker.tasks() as second,
+        broker.join_group() as first,
+        broker.join_group() as second,
     ):
         with another_writer(tmp_path), pytest.raises(BrokerTimeoutError):
             first.rebalance()
@@ -253,7 +256,7 @@ def test_a_busy_take_over_frees_what_it_had_locked(tmp_path):
 def test_a_take_over_that_fails_half_way_takes_nothing(tmp_path):
     (tmp_path / "locks" / "streamgauge-1.lock").mkdir(parents=True)
     first = FileLock(tmp_path / "locks" / "streamgauge-0.lock")
-    with EmbeddedBroker(config_for(tmp_path, partitions=2)) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config_for(tmp_path, partitions=2)) as broker, broker.join_group() as tasks:
         with pytest.raises(BrokerError, match=r"streamgauge-1\.lock: cannot be locked"):
             tasks.rebalance()
         assert first.acquire()
@@ -262,8 +265,8 @@ def test_a_take_over_that_fails_half_way_takes_nothing(tmp_path):
 
 def test_no_more_is_read_ahead_than_a_batch(tmp_path):
     config = config_for(tmp_path)
-    config = config.model_copy(update={"worker": Worker(batch_max=10)})
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    config = config.model_copy(update={"worker": WorkerSettings(batch_max=10)})
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         with broker.producer() as producer:
             for _ in range(100):
                 producer.send("predictions", b"x", b"k", timestamp_ms=1)
@@ -279,7 +282,7 @@ def test_a_missing_partition_is_looked_for_once_a_second(tmp_path):
     other = FileLock(tmp_path / "locks" / "streamgauge-1.lock")
     with (
         EmbeddedBroker(config_for(tmp_path, partitions=2)) as broker,
-        broker.tasks() as tasks,
+        broker.join_group() as tasks,
     ):
         assert other.acquire()
         assert set(tasks.rebalance().taken_over) == {0}
@@ -304,18 +307,18 @@ def test_apps_in_one_folder_have_their_own_partitions_and_positions(tmp_path):
     with (
         EmbeddedBroker(config_for(tmp_path)) as broker,
         EmbeddedBroker(config_for(tmp_path, app="shadow")) as other,
-        broker.tasks() as tasks,
-        other.tasks() as others,
+        broker.join_group() as tasks,
+        other.join_group() as others,
     ):
         produce(broker, "labels", [b"x"])
         tasks.rebalance()
         tasks.commit(0, commit_to(1, 0, 1))
-        assert others.rebalance().taken_over[0].position == Position()
+        assert others.rebalance().taken_over[0].position == Checkpoint()
         assert list(other.journal(0)) == []
 
 
 def test_a_journal_of_many_pages_is_whole(tmp_path):
-    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.join_group() as tasks:
         tasks.rebalance()
         for sequence in range(1, 1502):
             tasks.commit(0, commit_to(sequence, 0, 0))
@@ -353,7 +356,7 @@ def test_more_logs_than_records_to_take_are_served_in_turn(tmp_path):
 
 
 def test_old_records_go_but_never_unprocessed_input(tmp_path):
-    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.join_group() as tasks:
         produce(broker, "predictions", [b"x" * 100] * 10)
         produce(broker, "labels", [b"x"] * 10)
         broker.apply_retention(now_ms() + 8 * DAY_MS)
@@ -380,8 +383,8 @@ def test_a_new_app_starts_with_the_oldest_retained_input(tmp_path):
     with (
         EmbeddedBroker(config_for(tmp_path)) as broker,
         EmbeddedBroker(config_for(tmp_path, app="new")) as other,
-        broker.tasks() as tasks,
-        other.tasks() as others,
+        broker.join_group() as tasks,
+        other.join_group() as others,
     ):
         produce(broker, "predictions", [b"x"] * 5)
         produce(broker, "labels", [b"x"] * 5)
@@ -389,7 +392,7 @@ def test_a_new_app_starts_with_the_oldest_retained_input(tmp_path):
         tasks.commit(0, commit_to(1, 4, 2))
         broker.apply_retention(now_ms() + 8 * DAY_MS)
 
-        assert others.rebalance().taken_over[0].position == Position(0, 4, 2)
+        assert others.rebalance().taken_over[0].position == Checkpoint(0, 4, 2)
         (batch,) = others.poll(0)
         assert [record.offset for record in batch.predictions] == [4]
         assert [record.offset for record in batch.labels] == [2, 3, 4]
@@ -400,7 +403,7 @@ def test_a_new_app_starts_with_the_oldest_retained_input(tmp_path):
 
 def test_the_journal_keeps_what_can_be_replayed(tmp_path):
     config = config_for(tmp_path, retention={"size_mb": 1})
-    with EmbeddedBroker(config) as broker, broker.tasks() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
         tasks.rebalance()
         for sequence in range(1, 5):
             produce(broker, "predictions", [b"x" * 100_000] * 4)
@@ -425,8 +428,8 @@ def test_the_slowest_app_holds_the_input(tmp_path):
     with (
         EmbeddedBroker(config_for(tmp_path)) as broker,
         EmbeddedBroker(config_for(tmp_path, app="slow")) as other,
-        broker.tasks() as tasks,
-        other.tasks() as others,
+        broker.join_group() as tasks,
+        other.join_group() as others,
     ):
         produce(broker, "labels", [b"x"] * 5)
         tasks.rebalance()
@@ -470,7 +473,7 @@ def test_a_reader_that_is_behind_goes_on_with_what_is_left(tmp_path):
 
 def test_workers_apply_retention_as_they_commit(tmp_path, monkeypatch):
     config = config_for(tmp_path, retention={"age": "0s"})
-    with EmbeddedBroker(config) as broker, broker.tasks() as patient:
+    with EmbeddedBroker(config) as broker, broker.join_group() as patient:
         produce(broker, "drift-alarms", [b"x"])
         time.sleep(0.01)
         patient.rebalance()
@@ -478,7 +481,7 @@ def test_workers_apply_retention_as_they_commit(tmp_path, monkeypatch):
         assert offsets(broker, "drift-alarms") == [0], "not in the first minute"
         patient.close()
         monkeypatch.setattr(embedded_assignment, "_RETENTION_EVERY_S", 0.0)
-        with broker.tasks() as tasks:
+        with broker.join_group() as tasks:
             tasks.rebalance()
             tasks.commit(0, commit_to(2, 0, 0))
         assert offsets(broker, "drift-alarms") == []

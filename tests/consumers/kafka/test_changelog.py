@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgauge.consumers.broker import BrokerError, Commit, Position
+from streamgauge.consumers.broker import BrokerError, Checkpoint, Commit
 from streamgauge.consumers.kafka import changelog as kafka_changelog
 from streamgauge.consumers.kafka.changelog import Changelog
 from streamgauge.stream.records import Record
@@ -39,7 +39,7 @@ def written(monkeypatch, commits):
         if is_taken_over:
             changelog = Changelog("state")
             changelog.restore(log)
-        commit = Commit(Position(sequence, 0, 0, "", ""), [], changes)
+        commit = Commit(Checkpoint(sequence, 0, 0, "", ""), [], changes)
         log += as_logged(changelog.rows(commit), len(log))
         chunks = {k: v for k, v in {**chunks, **changes}.items() if v is not None}
     return log, chunks

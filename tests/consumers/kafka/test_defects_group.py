@@ -13,7 +13,7 @@ from kafka.protocol.consumer.metadata import ConsumerProtocolSubscription
 from kafka.structs import OffsetAndMetadata
 
 from streamgauge.consumers.broker import FencedError
-from streamgauge.consumers.kafka.assignment import KafkaTasks
+from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.membership import Membership
 from tests.support.kafka.apps import a_commit, app_settings, eventually, evict, make_app, take_over
 from tests.support.kafka.bare import committed_values, consuming, mended
@@ -62,7 +62,7 @@ def join(consumer, place):
 
 
 def test_d6_a_zombie_is_fenced_by_the_next_take_over_and_not_by_the_group(kafka, app):
-    with KafkaTasks(app) as zombie:
+    with KafkaAssignment(app) as zombie:
         take_over(zombie, 0)
         zombie.commit(0, a_commit(app, 1, b"1"))
         # As if it were suspended: nothing asks it to poll any more, and the group forgets it.
@@ -71,7 +71,7 @@ def test_d6_a_zombie_is_fenced_by_the_next_take_over_and_not_by_the_group(kafka,
         eventually(lambda: not zombie._membership.is_stable, "hearing of the eviction")
         # Nobody else has taken over, so that nothing is wrong with this.
         zombie.commit(0, a_commit(app, 2, b"2"))
-        with KafkaTasks(app) as successor:
+        with KafkaAssignment(app) as successor:
             assert take_over(successor, 0)[0].position.sequence == 2
             with pytest.raises(FencedError, match="partition 0: another worker has taken"):
                 zombie.commit(0, a_commit(app, 3, b"zombie"))
@@ -105,7 +105,7 @@ def test_d8_the_range_assignor_loses_members_where_two_kinds_mix():
 def test_d8_each_of_three_workers_has_its_share(kafka, kafka_prefix):
     app = make_app(app_settings(kafka.bootstrap, kafka_prefix), n_partitions=6)
     with ExitStack() as stack:
-        workers = [stack.enter_context(KafkaTasks(app)) for _ in range(3)]
+        workers = [stack.enter_context(KafkaAssignment(app)) for _ in range(3)]
         owned = [set() for _ in workers]
 
         def shared():

@@ -15,7 +15,7 @@ from kafka.errors import CorruptRecordError
 from kafka.serializer import Deserializer
 
 from streamgauge.consumers.broker import BrokerError
-from streamgauge.consumers.kafka.assignment import KafkaTasks
+from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.worker import Worker
 from streamgauge.stream.publish import LETTER_HEADERS
@@ -137,7 +137,7 @@ def app(kafka, kafka_proxy, kafka_prefix):
 
 def work(app):
     """Run a worker until all input is processed; its counts."""
-    with KafkaTasks(app) as tasks:
+    with KafkaAssignment(app) as tasks:
         worker = Worker(app, tasks)
         worker.run(until_idle=True, should_stop=lambda: False)
         return worker.totals()
@@ -152,7 +152,7 @@ def test_d7_a_damaged_record_stops_its_partition_and_no_other(
     produce(kafka.bootstrap, labels, 1, [outcome(f"{i}") for i in range(25)])
     kafka_proxy.add(Rule(damage(labels, 0), Api.FETCH, client=f"{app.app}-input", times=None))
     where = f"partition 0 stands still at a damaged record of '{labels}'"
-    with KafkaTasks(app) as tasks:
+    with KafkaAssignment(app) as tasks:
         worker = Worker(app, tasks)
         with pytest.raises(BrokerError, match=where):
             worker.run(until_idle=True, should_stop=lambda: False)
@@ -165,7 +165,7 @@ def test_d7_a_damaged_record_stops_its_partition_and_no_other(
             worker.run(until_idle=True, should_stop=lambda: False)
         assert worker.totals().n_outcomes == n_good + 30
     kafka_proxy.clear()
-    with KafkaTasks(app) as tasks:
+    with KafkaAssignment(app) as tasks:
         taken_over = take_over(tasks, 0, 1)
         assert {p: t.position.label_offset for p, t in taken_over.items()} == {0: n_good, 1: 30}
     # Where the damage was on the way and not in the log, the next worker goes on.
@@ -180,7 +180,7 @@ def test_d7_a_damaged_head_of_a_batch_stops_its_partition_and_no_other(kafka, ap
     damage_head(kafka, labels, partition=0, offset=3)
     where = f"partition 0 stands still at a damaged record of '{labels}'"
     for n in (28, 29):
-        with KafkaTasks(app) as tasks:
+        with KafkaAssignment(app) as tasks:
             worker = Worker(app, tasks)
             with pytest.raises(BrokerError, match=where):
                 worker.run(until_idle=True, should_stop=lambda: False)
@@ -276,7 +276,7 @@ def test_d9_input_that_runs_far_ahead_of_the_other_is_delivered_whole(kafka, app
             produce(kafka.bootstrap, topic, partition, sent, **times)
     polled = {(name, partition): [] for name in (behind, ahead) for partition in values}
     n_rested = 0
-    with KafkaTasks(app) as tasks:
+    with KafkaAssignment(app) as tasks:
         take_over(tasks, 0, 1)
         deadline_s = time.monotonic() + DEADLINE_S
         while not tasks.idle():

@@ -20,9 +20,9 @@ from kafka.structs import OffsetAndMetadata
 from streamgauge.consumers.broker import BrokerError, BrokerTimeoutError
 from streamgauge.consumers.kafka import client as kafka_client
 from streamgauge.consumers.kafka import transaction as kafka_transaction
-from streamgauge.consumers.kafka.assignment import KafkaTasks
+from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.broker import KafkaBroker
-from streamgauge.consumers.kafka.transaction import PartitionWriter, Row
+from streamgauge.consumers.kafka.transaction import ProducerRecord, TransactionalWriter
 from streamgauge.consumers.worker import Worker
 from tests.consumers.kafka.test_cluster import create_topic
 from tests.support.kafka.apps import a_commit, app_settings, eventually, make_app, take_over
@@ -77,7 +77,7 @@ def writers(app):
     made = []
 
     def make():
-        made.append(PartitionWriter(app, 0))
+        made.append(TransactionalWriter(app, 0))
         return made[-1]
 
     yield make
@@ -92,9 +92,7 @@ def short_timeouts(monkeypatch):
     monkeypatch.setattr(kafka_transaction, "_COMMIT_TIMEOUT_S", 3.0)
 
 
-RESOLVE = (
-    "commit_transaction() can be believed, so PartitionWriter need not resolve every future first"
-)
+RESOLVE = "commit_transaction() can be believed, so TransactionalWriter need not resolve every future first"
 
 
 @contextmanager
@@ -132,12 +130,16 @@ def test_d1_a_writer_does_not_commit_what_has_not_arrived(
         Rule(refuse(NOT_ENOUGH_REPLICAS), Api.PRODUCE, when=holds(app.topics.alarms), times=None)
     )
     with pytest.raises(BrokerTimeoutError):
-        writer.write([Row(topic, b"k", b"half"), Row(app.topics.alarms, b"k", b"lost")])
+        writer.write(
+            [ProducerRecord(topic, b"k", b"half"), ProducerRecord(app.topics.alarms, b"k", b"lost")]
+        )
     assert kafka_proxy.n_seen(Api.END_TXN) == 0
     writer.abandon()
     kafka_proxy.clear()
     monkeypatch.setattr(kafka_transaction, "_SEND_TIMEOUT_S", 4.0)
-    writers().write([Row(topic, b"k", b"whole"), Row(app.topics.alarms, b"k", b"whole")])
+    writers().write(
+        [ProducerRecord(topic, b"k", b"whole"), ProducerRecord(app.topics.alarms, b"k", b"whole")]
+    )
     assert committed_values(kafka.bootstrap, topic) == [b"whole"]
     assert committed_values(kafka.bootstrap, app.topics.alarms) == [b"whole"]
 
@@ -172,15 +174,17 @@ def test_d2_the_client_says_that_it_has_committed_and_has_not(
 def test_d2_a_writer_raises(kafka, kafka_proxy, app, writers, code):
     topic = app.topics.metrics
     writer = writers()
-    writer.write([Row(topic, b"k", b"1")])
+    writer.write([ProducerRecord(topic, b"k", b"1")])
     kafka_proxy.add(Rule(refuse(code), Api.PRODUCE, when=holds(topic)))
     n_ends = kafka_proxy.n_seen(Api.END_TXN)
     with pytest.raises(BrokerError) as raised:
-        writer.write([Row(topic, b"k", b"2"), Row(app.topics.alarms, b"k", b"2")])
+        writer.write(
+            [ProducerRecord(topic, b"k", b"2"), ProducerRecord(app.topics.alarms, b"k", b"2")]
+        )
     assert not isinstance(raised.value, BrokerTimeoutError)
     assert kafka_proxy.n_seen(Api.END_TXN) == n_ends
     writer.abandon()
-    writers().write([Row(topic, b"k", b"3")])
+    writers().write([ProducerRecord(topic, b"k", b"3")])
     assert committed_values(kafka.bootstrap, topic) == [b"1", b"3"]
     assert committed_values(kafka.bootstrap, app.topics.alarms) == []
 
@@ -213,7 +217,7 @@ def test_d3_a_worker_puts_no_offsets_into_its_transactions(kafka, kafka_proxy, a
         with broker.producer() as producer:
             for number in range(25):
                 producer.send(app.topics.labels, outcome(number), b"m")
-        with broker.tasks() as tasks:
+        with broker.join_group() as tasks:
             worker = Worker(app, tasks)
             worker.run(until_idle=True, should_stop=lambda: False)
             assert worker.totals().n_outcomes == 25
@@ -247,12 +251,16 @@ def test_d4_the_commit_of_the_client_never_returns(kafka_proxy, topic, client):
     thread.start()
     # Longer than every time-out that the client has been given.
     thread.join(3)
-    assert thread.is_alive(), mended("D4", "PartitionWriter._commit may call commit_transaction")
+    assert thread.is_alive(), mended(
+        "D4", "TransactionalWriter._commit may call commit_transaction"
+    )
     # Not even when the client is closed.
     client._sender.force_close()
     client._sender.join(10)
     thread.join(1)
-    assert thread.is_alive(), mended("D4", "PartitionWriter._commit may call commit_transaction")
+    assert thread.is_alive(), mended(
+        "D4", "TransactionalWriter._commit may call commit_transaction"
+    )
 
 
 def cut_off(proxy):
@@ -267,7 +275,7 @@ def test_d4_the_commit_of_a_writer_has_a_deadline(kafka, kafka_proxy, app, write
     kafka_proxy.add(Rule(Call(lambda _: cut_off(kafka_proxy)), Api.END_TXN))
     began = time.monotonic()
     with pytest.raises(BrokerTimeoutError, match="the commit was not confirmed within 3 s"):
-        writer.write([Row(topic, b"k", b"1")])
+        writer.write([ProducerRecord(topic, b"k", b"1")])
     assert time.monotonic() - began < 15
     writer.abandon()
     eventually(
@@ -275,7 +283,7 @@ def test_d4_the_commit_of_a_writer_has_a_deadline(kafka, kafka_proxy, app, write
         "the end of the abandoned writer's threads",
     )
     kafka_proxy.heal()
-    writers().write([Row(topic, b"k", b"2")])
+    writers().write([ProducerRecord(topic, b"k", b"2")])
     assert committed_values(kafka.bootstrap, topic) == [b"2"]
 
 
@@ -311,7 +319,7 @@ def test_d5_the_client_cannot_tell_whether_it_has_committed(
 
 @LOST
 def test_d5_the_next_take_over_finds_out(kafka, kafka_proxy, app, short_timeouts, action, arrives):
-    with KafkaTasks(app) as tasks:
+    with KafkaAssignment(app) as tasks:
         take_over(tasks, 0)
         tasks.commit(0, a_commit(app, 1, b"1"))
         rule = kafka_proxy.add(Rule(action, Api.END_TXN))

@@ -31,7 +31,7 @@ def on_brokers(kafka):
 
 
 def work_to_the_end(config, broker):
-    with broker.tasks() as tasks:
+    with broker.join_group() as tasks:
         worker = Worker(config, tasks, state_key=STATE_KEY)
         worker.run(until_idle=True, should_stop=lambda: False)
         return worker.totals()

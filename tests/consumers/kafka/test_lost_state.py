@@ -8,11 +8,11 @@ from kafka import KafkaAdminClient, TopicPartition
 
 from streamgauge.consumers.broker import BrokerError
 from streamgauge.consumers.kafka import assignment as kafka_assignment
-from streamgauge.consumers.kafka.assignment import KafkaTasks
+from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.reader import TopicProducer
-from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, own_topic
-from streamgauge.consumers.kafka.transaction import PartitionWriter, Row
+from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, internal_topic
+from streamgauge.consumers.kafka.transaction import ProducerRecord, TransactionalWriter
 from tests.support.kafka.apps import a_commit, app_settings, eventually, make_app, take_over
 from tests.support.kafka.bare import committed_values
 
@@ -33,7 +33,7 @@ def reader(app):
 
 
 def commit(app, *sequences):
-    with KafkaTasks(app) as tasks:
+    with KafkaAssignment(app) as tasks:
         take_over(tasks, 0)
         for sequence in sequences:
             tasks.commit(0, a_commit(app, sequence, b"%d" % sequence))
@@ -41,7 +41,7 @@ def commit(app, *sequences):
 
 def make_anew(app, kafka):
     """Delete the state's topic, and make it again as an operator does."""
-    topic = own_topic(app, STATE_SUFFIX)
+    topic = internal_topic(app, STATE_SUFFIX)
     with KafkaAdminClient(bootstrap_servers=kafka.bootstrap) as client, Admin(app) as admin:
         client.delete_topics([topic])
         eventually(lambda: topic not in client.list_topics(), "the topic to go")
@@ -49,7 +49,7 @@ def make_anew(app, kafka):
 
 
 def check_refused(app, kafka, match, n_committed):
-    with KafkaTasks(app) as tasks, pytest.raises(BrokerError, match=match):
+    with KafkaAssignment(app) as tasks, pytest.raises(BrokerError, match=match):
         take_over(tasks, 0)
     values = committed_values(kafka.bootstrap, app.topics.metrics)
     assert values == [b"%d" % n for n in range(1, n_committed + 1)]
@@ -65,7 +65,7 @@ def test_a_topic_that_was_made_anew(kafka, app):
 
 def test_a_topic_that_was_made_anew_after_the_journal_has_expired(kafka, app, reader):
     commit(app, 1, 2)
-    journal = own_topic(app, JOURNAL_SUFFIX)
+    journal = internal_topic(app, JOURNAL_SUFFIX)
     with KafkaAdminClient(bootstrap_servers=kafka.bootstrap) as client:
         client.delete_records({TopicPartition(journal, 0): reader.bounds(journal, 0)[1]})
     commit(app)
@@ -75,7 +75,7 @@ def test_a_topic_that_was_made_anew_after_the_journal_has_expired(kafka, app, re
 
 def test_a_copy_that_is_older_than_the_last_commit(kafka, app, reader):
     commit(app, 1)
-    topic = own_topic(app, STATE_SUFFIX)
+    topic = internal_topic(app, STATE_SUFFIX)
     copied = list(reader.read(topic, 0, *reader.bounds(topic, 0)))
     commit(app, 2)
     make_anew(app, kafka)
@@ -86,12 +86,12 @@ def test_a_copy_that_is_older_than_the_last_commit(kafka, app, reader):
 
 
 def test_the_last_commit_is_found_behind_much_that_was_aborted(app, reader):
-    journal = own_topic(app, JOURNAL_SUFFIX)
+    journal = internal_topic(app, JOURNAL_SUFFIX)
 
     def abort(n_records):
-        writer = PartitionWriter(app, 0)
+        writer = TransactionalWriter(app, 0)
         writer._begin()
-        writer._resolve(writer._send([Row(journal, None, b"aborted")] * n_records))
+        writer._resolve(writer._send([ProducerRecord(journal, None, b"aborted")] * n_records))
         writer.abandon()
 
     abort(50)

@@ -11,8 +11,8 @@ import yaml
 
 from streamgauge.consumers.broker import BrokerTimeoutError
 from streamgauge.consumers.kafka import assignment as kafka_assignment
-from streamgauge.consumers.kafka.assignment import KafkaTasks
-from streamgauge.consumers.kafka.client import any_answers
+from streamgauge.consumers.kafka.assignment import KafkaAssignment
+from streamgauge.consumers.kafka.client import any_reachable
 from streamgauge.stream.config import load_config
 from tests.support.kafka.apps import app_settings, eventually, make_app, take_over
 from tests.support.processes import killed_at_last
@@ -55,7 +55,7 @@ def test_an_outage_is_told_once_and_its_end_as_well(
     def told():
         return [text.removeprefix(f"Kafka at {kafka.proxy_bootstrap} ") for text in caplog.messages]
 
-    with KafkaTasks(app) as tasks:
+    with KafkaAssignment(app) as tasks:
         take_over(tasks, 0)
         go_away(kafka_proxy)
         eventually(lambda: turn(tasks) or "does not answer; waiting" in told(), "being told")
@@ -78,7 +78,7 @@ def test_nothing_is_taken_over_while_nothing_answers(
     monkeypatch.setattr(kafka_assignment, "_SILENT_S", 0.5)
     settings = app_settings(kafka.proxy_bootstrap, kafka_prefix, timeout="20s")
     app = make_app(settings, at=kafka.bootstrap)
-    with KafkaTasks(app) as tasks:
+    with KafkaAssignment(app) as tasks:
         take_over(tasks, 0)
         go_away(kafka_proxy)
         eventually(lambda: turn(tasks) or tasks._silence_told, "the silence")
@@ -94,8 +94,8 @@ def test_nothing_is_taken_over_while_nothing_answers(
 def test_brokers_that_were_found_are_asked_as_well(kafka):
     # Nothing listens on port 1.
     config = load_config({"broker": {"kind": "kafka", "bootstrap_servers": "127.0.0.1:1"}})
-    assert not any_answers(config, [], 1)
-    assert any_answers(config, [kafka.bootstrap], 5)
+    assert not any_reachable(config, [], 1)
+    assert any_reachable(config, [kafka.bootstrap], 5)
 
 
 @pytest.mark.slow
@@ -136,8 +136,8 @@ def test_take_overs_that_time_out_do_not_keep_a_worker_from_stopping(
         tried.append(partition)
         raise BrokerTimeoutError("it took its time")
 
-    monkeypatch.setattr(kafka_assignment, "PartitionWriter", time_out)
-    with KafkaTasks(app) as tasks:
+    monkeypatch.setattr(kafka_assignment, "TransactionalWriter", time_out)
+    with KafkaAssignment(app) as tasks:
         eventually(lambda: tasks._membership.assigned() == {0, 1, 2}, "the assignment")
         for n in range(1, 4):
             assert tasks.rebalance().taken_over == {}

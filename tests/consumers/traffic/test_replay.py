@@ -18,8 +18,8 @@ from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.traffic import send as traffic_send
 from streamgauge.consumers.traffic.csv_rows import CsvError, infer_task, parse_value, read_rows
 from streamgauge.consumers.traffic.frozen_model import (
-    DeployedModel,
-    DeployedModelError,
+    FrozenModel,
+    FrozenModelError,
     default_learner,
 )
 from streamgauge.consumers.traffic.labels import ROW_MS, START_MS, LabelSchedule
@@ -28,7 +28,7 @@ from streamgauge.stream.config import EventLimits, load_config
 from streamgauge.stream.events import decode_label, decode_prediction
 
 STREAMS = Path(__file__).parents[4] / "shared" / "data" / "streams"
-ERRORS = (ReplayError, CsvError, DeployedModelError)
+ERRORS = (ReplayError, CsvError, FrozenModelError)
 NOW_MS = 1_800_000_000_000
 
 
@@ -237,7 +237,7 @@ def test_a_regression_predicts_finite_numbers_better_than_the_mean(tmp_path):
 def test_naive_bayes_gives_the_probabilities_that_river_gives():
     rows = [({"a": float(i % 4), "b": i * 0.1}, ("x", "y", "z")[i % 3]) for i in range(90)]
     learner = default_learner("classification")
-    model = DeployedModel(learner, "classification", rows)
+    model = FrozenModel(learner, "classification", rows)
     for features, _ in rows:
         value, probability = model.predict(features)
         expected = learner.predict_proba_one(features)
@@ -247,7 +247,7 @@ def test_naive_bayes_gives_the_probabilities_that_river_gives():
 
 def test_predicting_teaches_nothing():
     rows = [({"x": float(i)}, 2.0 * i) for i in range(50)]
-    model = DeployedModel(default_learner("regression"), "regression", rows)
+    model = FrozenModel(default_learner("regression"), "regression", rows)
     first = model.predict({"x": 3.0})
     for i in range(1000):
         model.predict({"x": float(1000 + i)})
@@ -256,7 +256,7 @@ def test_predicting_teaches_nothing():
 
 def test_a_prediction_that_is_not_finite_is_an_error():
     rows = [({"x": float(i)}, float(i)) for i in range(10)]
-    model = DeployedModel(default_learner("regression"), "regression", rows)
+    model = FrozenModel(default_learner("regression"), "regression", rows)
     with pytest.raises(ERRORS, match="LinearRegression predicts inf"):
         model.predict({"x": math.inf})
 

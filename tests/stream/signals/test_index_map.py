@@ -4,13 +4,13 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamgauge.stream.signals.index_map import Places
+from streamgauge.stream.signals.index_map import IndexMap
 
 GAPS = st.lists(st.sampled_from([1, 1, 1, 2, 30, 1000]), min_size=1, max_size=400)
 
 
 def places_of(outcomes):
-    places = Places()
+    places = IndexMap()
     places.record(0, outcomes)
     return places
 
@@ -32,9 +32,9 @@ def test_what_is_found_after_a_drift_lies_after_it(gaps, drift):
     drift = min(drift, len(gaps) - 1)
     places = places_of(outcomes[: drift + 1])
     places.drifted(drift)
-    places = Places(places.state(drift + 1))
+    places = IndexMap(places.state(drift + 1))
     places.record(drift + 1, outcomes[drift + 1 :])
-    places = Places(places.state(len(gaps)))
+    places = IndexMap(places.state(len(gaps)))
     assert places.outcome(drift, len(gaps) - 1) == outcomes[drift]
     after = [places.outcome(value, len(gaps) - 1) for value in range(drift + 1, len(gaps))]
     assert all(place > outcomes[drift] for place in after)
@@ -47,12 +47,12 @@ def test_what_is_known_does_not_hang_on_what_came_later_in_the_same_call():
     values = range(0, 3001, 7)
     expected = [cut.outcome(value, 3000) for value in values]
     assert [whole.outcome(value, 3000) for value in values] == expected
-    assert Places(cut.state(3001)).outcome(1234, 3000) == cut.outcome(1234, 3000)
+    assert IndexMap(cut.state(3001)).outcome(1234, 3000) == cut.outcome(1234, 3000)
 
 
 def test_more_runs_than_are_kept_are_forgotten_without_a_difference():
     outcomes = np.cumsum(np.random.default_rng(1).integers(2, 20, 20_000))
-    whole, pieces = places_of(outcomes), Places()
+    whole, pieces = places_of(outcomes), IndexMap()
     for start in range(0, 20_000, 1000):
         pieces.record(start, outcomes[start : start + 1000])
     for value in range(0, 20_000, 37):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kafka.admin import MemberToRemove
 
-from streamgauge.consumers.broker import Commit, Position
+from streamgauge.consumers.broker import Checkpoint, Commit
 from streamgauge.consumers.kafka.topics import Admin
 from streamgauge.stream.config import load_config
 from streamgauge.stream.records import Output
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from streamgauge.consumers.broker import TakenOver
-    from streamgauge.consumers.kafka.assignment import KafkaTasks
+    from streamgauge.consumers.broker import RestoredPartition
+    from streamgauge.consumers.kafka.assignment import KafkaAssignment
     from streamgauge.stream.config import Config
 
 DEADLINE_S = 30.0
@@ -63,9 +63,9 @@ def eventually(condition: Callable[[], Any], what: str, timeout_s: float = DEADL
     return answer
 
 
-def take_over(tasks: KafkaTasks, *partitions: int) -> dict[int, TakenOver]:
+def take_over(tasks: KafkaAssignment, *partitions: int) -> dict[int, RestoredPartition]:
     """Rebalance until partitions are this worker's; what is taken over besides them too."""
-    taken_over: dict[int, TakenOver] = {}
+    taken_over: dict[int, RestoredPartition] = {}
 
     def complete() -> bool:
         taken_over.update(tasks.rebalance().taken_over)
@@ -78,7 +78,7 @@ def take_over(tasks: KafkaTasks, *partitions: int) -> dict[int, TakenOver]:
 def a_commit(config: Config, sequence: int, value: bytes) -> Commit:
     """A commit of one metric and one chunk of the same value."""
     output = Output(config.topics.metrics, b"m", value, (), 5)
-    return Commit(Position(sequence, 0, 0, f"d{sequence}", "c"), [output], {"chunk": value})
+    return Commit(Checkpoint(sequence, 0, 0, f"d{sequence}", "c"), [output], {"chunk": value})
 
 
 def evict(config: Config) -> None:
