@@ -309,8 +309,8 @@ class KafkaAssignment:
         is_old_answer = now_s - since_s < _OLD_ANSWERS_S
         raise (BrokerTimeoutError if is_old_answer else BrokerError)(
             f"{internal_topic(self._config, STATE_SUFFIX)!r} partition {partition} ends with "
-            f"commit {sequence}, and the journal got to commit {last} at least: the state of that was "
-            "deleted. Restore it from a newer copy, or start anew under another `app`"
+            f"commit {sequence}, and the journal got to commit {last} at least: the state of that "
+            "was deleted. Restore it from a newer copy, or start anew under another `app`"
         )
 
     def _last_journalled(self, partition: int) -> int:
