@@ -7,21 +7,25 @@ import gc
 import logging
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamgauge.consumers.broker import BrokerTimeoutError
 from streamgauge.consumers.child_process import SinkProcess
+from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.connect import open_broker, state_key
 from streamgauge.consumers.summary import summarize
-from streamgauge.consumers.terminal.announce import log_findings
+from streamgauge.consumers.terminal.announce import FindingsLog, LagLog
 from streamgauge.consumers.warmup import warm_up_for
 from streamgauge.consumers.worker import Worker
+from streamgauge.stream.engine import Engine
+from streamgauge.stream.records import MONITOR_INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 _PULSE_S = 1.0
 # Much longer than a broker takes that is there, and less than whoever stops us is ready to wait.
@@ -62,9 +66,9 @@ def run(
     sink: SinkProcess | None = None
     with open_broker(config) as broker, _stop_signals() as signals:
         try:
-            with broker.join_group() as tasks:
-                key = state_key(config)
-                worker = Worker(config, tasks, state_key=key, on_commit=log_findings(config))
+            with broker.join_group(MONITOR_INPUTS) as assignment:
+                make_engine = partial(Engine, config, state_key=state_key(config))
+                worker = Worker(make_engine, assignment, observers=[FindingsLog(), LagLog()])
                 worker.start()
                 sink = SinkProcess(config) if with_sink else None
                 pulse = _Pulse(alive)
@@ -75,7 +79,10 @@ def run(
                         sink.look_after()
 
                 worker.run(
-                    until_idle=until_idle, should_stop=lambda: bool(signals), each_turn=each_turn
+                    until_idle=until_idle,
+                    should_stop=lambda: bool(signals),
+                    clock_ms=wall_clock_ms,
+                    each_turn=each_turn,
                 )
                 seconds = time.monotonic() - started_s
         finally:
@@ -93,7 +100,7 @@ def run(
                 f"stopped, but the broker did not answer within {_ANSWER_S:g} s: there is no "
                 "summary, and what was not committed is for the next run"
             )
-        return summarize(broker, config, worker.partitions(), worker.totals(), seconds)
+        return summarize(broker, config, worker.processors(), seconds)
 
 
 class _Pulse:

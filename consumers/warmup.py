@@ -13,8 +13,8 @@ from streamgauge.detectors.kinds import KINDS
 from streamgauge.detectors.row import RowDetector
 
 if TYPE_CHECKING:
+    from streamgauge.consumers.config import Config
     from streamgauge.detectors import Detector
-    from streamgauge.stream.config import Config
 
 # What every detector takes, those of 0 and 1 too; enough for windows to grow, and changes.
 _VALUES = np.repeat([0.0, 1.0, 0.0], 250)

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from streamgauge.stream.config import Config, Topics
+from streamgauge.consumers.config import Config
+from streamgauge.stream.config import Topics
 from streamgauge.stream.contracts import RETRAIN_REQUESTED, AlarmEvent, MetricPoint, RetrainRequest
 from streamgauge.stream.events import Label, Prediction
 

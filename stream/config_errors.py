@@ -18,7 +18,7 @@ def explain(error: ValidationError, config: type[BaseModel]) -> list[str]:
     lines = []
     root = config.model_json_schema()
     for item in error.errors(include_url=False):
-        fields = _fields(item["loc"])
+        fields = _fields(root, item["loc"])
         path = ".".join(fields) or "config"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
@@ -32,10 +32,10 @@ def explain(error: ValidationError, config: type[BaseModel]) -> list[str]:
     return lines
 
 
-def _fields(loc: tuple[int | str, ...]) -> list[str]:
+def _fields(root: Schema, loc: tuple[int | str, ...]) -> list[str]:
     """The path as it stands in the file: pydantic puts a union's kind into it."""
     fields = [str(part) for part in loc]
-    if fields[:1] == ["broker"] and fields[1:2] in (["embedded"], ["kafka"]):
+    if len(fields) > 1 and "discriminator" in root["properties"].get(fields[0], {}):
         del fields[1]
     return fields
 

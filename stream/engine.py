@@ -21,6 +21,7 @@ from streamgauge.stream.join import JoinCounts
 from streamgauge.stream.model import Model
 from streamgauge.stream.monitor import AlarmFinding, DataProblemFinding, MetricsFinding, Monitor
 from streamgauge.stream.publish import Publisher
+from streamgauge.stream.records import MONITOR_INPUTS
 from streamgauge.stream.snapshot import (
     JoinLog,
     SnapshotError,
@@ -34,10 +35,10 @@ from streamgauge.stream.snapshot import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from streamgauge.stream.config import Config
+    from streamgauge.stream.config import CoreConfig
     from streamgauge.stream.events import Label, Prediction
     from streamgauge.stream.model import VersionFinding
-    from streamgauge.stream.records import Output, Record
+    from streamgauge.stream.records import Output, Record, TopicRole
 
 _ENGINE = "engine"
 
@@ -61,6 +62,11 @@ class Totals(NamedTuple):
     n_duplicate_predictions: int
 
 
+def sum_totals(totals: Sequence[Totals]) -> Totals:
+    """Return the counts of several partitions together, zeros for none."""
+    return Totals(*map(sum, zip(*totals, strict=True))) if totals else Totals(*[0] * 12)
+
+
 class _Counts(Struct, array_like=True):
     """What the engine itself counts."""
 
@@ -80,8 +86,10 @@ class Engine:
             engine starts with fresh learners.
     """
 
+    inputs: tuple[TopicRole, ...] = MONITOR_INPUTS
+
     def __init__(
-        self, config: Config, partition: int = 0, *, state_key: bytes | None = None
+        self, config: CoreConfig, partition: int = 0, *, state_key: bytes | None = None
     ) -> None:
         self._config = config
         self._publisher = Publisher(config, partition)
@@ -97,9 +105,10 @@ class Engine:
         self._outputs: list[Output] = []
         self._counts = _Counts()
         self.digest = ""
+        self.config_digest = config.digest()
 
-    def process(self, predictions: Sequence[Record], labels: Sequence[Record]) -> list[Output]:
-        """Take one batch of a partition; return what to write, in order.
+    def process(self, batch: Sequence[Sequence[Record]]) -> list[Output]:
+        """Take one batch of a partition, predictions and labels; return what to write, in order.
 
         The two inputs are merged by their records' timestamps (see align.py). A record that cannot
         be used becomes a dead letter. Nothing is raised for any record whatsoever.
@@ -108,7 +117,7 @@ class Engine:
         points: list[tuple[int, Output]] = []
         n_outcomes = 0
         limits = self._config.events
-        for is_label, record in merge(predictions, labels):
+        for is_label, record in merge(batch):
             try:
                 if is_label:
                     label = decode_label(record.value, record.timestamp_ms, limits)
@@ -207,6 +216,14 @@ class Engine:
             model.join.watermark_ms,
             {**model.join_values(), "n_models_evicted": float(self._counts.n_evicted)},
         )
+
+    def next_deadline_ms(self) -> int | None:
+        """Return None: nothing here falls due without input."""
+        return None
+
+    def on_deadline(self, deadline_ms: int) -> list[Output]:
+        """Raise: there is no deadline."""
+        raise AssertionError(f"no deadline at {deadline_ms}")
 
     def drain_chunks(self) -> _Chunks:
         """The state chunks that changed since the last call; None means that one is gone.

@@ -16,7 +16,7 @@ from streamgauge.stream.snapshot import pack, unpack
 from streamgauge.stream.task import Evidence, TaskSpec
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config, Task
+    from streamgauge.stream.config import CoreConfig, Task
     from streamgauge.stream.events import Label, Prediction, Value
     from streamgauge.stream.join import Outcome, PendingPrediction
 
@@ -60,7 +60,7 @@ class Model:
         config: the whole configuration.
     """
 
-    def __init__(self, name: str, config: Config) -> None:
+    def __init__(self, name: str, config: CoreConfig) -> None:
         self.name = name
         self._config = config.model_for(name)
         self._settled_task = self._config.settled_task

@@ -24,7 +24,7 @@ from streamgauge.stream.monitor import known
 from streamgauge.stream.records import Output
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config
+    from streamgauge.stream.config import CoreConfig
     from streamgauge.stream.events import EventError
     from streamgauge.stream.monitor import (
         AlarmFinding,
@@ -46,7 +46,7 @@ LETTER_HEADERS = ("source_topic", "source_partition", "source_offset", "reason",
 class Publisher:
     """Makes the outputs of one partition."""
 
-    def __init__(self, config: Config, partition: int) -> None:
+    def __init__(self, config: CoreConfig, partition: int) -> None:
         self._config = config
         self._topics = config.topics
         self._partition = partition
@@ -77,7 +77,7 @@ class Publisher:
                 "values": values,
             }
         )
-        return Output(self._topics.metrics, model.encode(), value, (), timestamp_ms)
+        return Output("metrics", model.encode(), value, (), timestamp_ms)
 
     def alarm(self, model: str, version: str, found: AlarmFinding) -> Output:
         """A detector's alarm."""
@@ -122,7 +122,7 @@ class Publisher:
 
     def _alarm_output(self, event: AlarmEvent, timestamp_ms: int) -> Output:
         value = event.model_dump_json().encode()
-        return Output(self._topics.alarms, event.model.encode(), value, (), timestamp_ms)
+        return Output("alarms", event.model.encode(), value, (), timestamp_ms)
 
     def retrain(self, model: str, version: str, found: RetrainDecision, sequence: int) -> Output:
         """A retrain request: a CloudEvent in Kafka's binary mode."""
@@ -148,8 +148,8 @@ class Publisher:
         event = CloudEvent(
             attributes={
                 "specversion": "1.0",
-                "id": self._id(self._partition, sequence, model, version, episode.number),
-                "source": f"/streamgauge/{self._config.app}/{self._partition}",
+                "id": self._id("retrain", model, version, episode.number, found.index),
+                "source": f"/streamgauge/{self._config.app}",
                 "type": RETRAIN_REQUESTED,
                 "subject": f"{model}/{version}",
                 "time": _moment(found.timestamp_ms),
@@ -159,7 +159,7 @@ class Publisher:
         )
         message = to_binary(event, JSONFormat())
         return Output(
-            self._topics.retrain,
+            "retrain",
             model.encode(),
             message.value,
             tuple(message.headers.items()),
@@ -216,7 +216,7 @@ class Publisher:
         )
         headers = (*zip(LETTER_HEADERS, told, strict=True), *record.headers)
         return Output(
-            self._topics.dead_letters,
+            "dead_letters",
             record.key,
             record.value or b"",
             headers,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from streamgauge.consumers.cli.main import cli
-from streamgauge.consumers.connect import read_config
+from streamgauge.consumers.config import read_config
 from streamgauge.stream.check import check_components
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ from streamgauge.consumers.traffic.csv_rows import DELIMITERS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 _TRACEBACK_VARIABLE = "STREAMGAUGE_TRACEBACK"
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -56,7 +56,7 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_config(
         config_path: Path | None, data_dir: Path | None, kafka: str | None, **options: Any
     ) -> Any:
-        from streamgauge.consumers.connect import read_config
+        from streamgauge.consumers.config import read_config
 
         config = read_config(config_path, data_dir, kafka)
         return command(config, **options)
@@ -365,7 +365,7 @@ def config() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def config_check(file: Path) -> None:
     """Say whether FILE is a valid configuration, or what is wrong with it, field by field."""
-    from streamgauge.consumers.connect import read_config
+    from streamgauge.consumers.config import read_config
     from streamgauge.stream.check import check_components
     from streamgauge.stream.config import ConfigError
 
@@ -381,7 +381,7 @@ def config_check(file: Path) -> None:
 @config.command("schema")
 def config_schema() -> None:
     """Print the JSON Schema of the configuration."""
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
     click.echo(json.dumps(Config.model_json_schema(), indent=2))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Self
 
+from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.embedded.database import (
     StoredRecord,
     append,
@@ -13,7 +14,6 @@ from streamgauge.consumers.embedded.database import (
     logs_of,
     read_records,
     wait_for,
-    wall_clock_ms,
 )
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 DATABASE_NAME = "broker.db"
 _WAIT_S = 0.02
 
@@ -52,32 +52,35 @@ _SCHEMA = (
         log INTEGER NOT NULL,
         next_offset INTEGER NOT NULL,
         PRIMARY KEY (group_name, log)) WITHOUT ROWID""",
-    """CREATE TABLE tasks (
+    """CREATE TABLE checkpoints (
         id INTEGER PRIMARY KEY,
         app TEXT NOT NULL,
         partition INTEGER NOT NULL,
         epoch INTEGER NOT NULL,
         sequence INTEGER NOT NULL DEFAULT 0,
-        prediction_offset INTEGER NOT NULL DEFAULT 0,
-        label_offset INTEGER NOT NULL DEFAULT 0,
         state_digest TEXT NOT NULL DEFAULT '',
         config_digest TEXT NOT NULL DEFAULT '',
         UNIQUE (app, partition))""",
+    """CREATE TABLE input_offsets (
+        checkpoint INTEGER NOT NULL,
+        input INTEGER NOT NULL,
+        log INTEGER NOT NULL,
+        next_offset INTEGER NOT NULL,
+        PRIMARY KEY (checkpoint, input)) WITHOUT ROWID""",
     """CREATE TABLE chunks (
-        task INTEGER NOT NULL,
+        checkpoint INTEGER NOT NULL,
         name TEXT NOT NULL,
         value BLOB NOT NULL,
-        PRIMARY KEY (task, name))""",
+        PRIMARY KEY (checkpoint, name))""",
     """CREATE TABLE journal (
-        task INTEGER NOT NULL,
+        checkpoint INTEGER NOT NULL,
         sequence INTEGER NOT NULL,
-        prediction_from INTEGER NOT NULL,
-        prediction_to INTEGER NOT NULL,
-        label_from INTEGER NOT NULL,
-        label_to INTEGER NOT NULL,
+        offsets_from TEXT NOT NULL,
+        offsets_to TEXT NOT NULL,
+        deadline_ms INTEGER,
         state_digest TEXT NOT NULL,
         config_digest TEXT NOT NULL,
-        PRIMARY KEY (task, sequence)) WITHOUT ROWID""",
+        PRIMARY KEY (checkpoint, sequence)) WITHOUT ROWID""",
 )
 
 
@@ -222,11 +225,11 @@ def open_logs(database: Database, config: Config) -> dict[str, list[Log]]:
     """The logs of every topic, by partition; tables and topics that are missing are made.
 
     Raises:
-        BrokerError: the file is of a newer format, of another program, or has another number of
+        BrokerError: the file is of another format, of another program, or has another number of
             partitions than the config; it is as it was.
     """
     folder, n_partitions = config.broker.data_dir, config.broker.partitions
-    wanted: list[str] = list(config.topics.model_dump().values())
+    wanted = list(config.topics.names().values())
     with database.reading() as connection:
         logs = _load_logs(connection, folder, n_partitions)
     if all(topic in logs for topic in wanted):
@@ -263,10 +266,13 @@ def _load_logs(
             "set broker.data_dir to a new folder"
         )
     meta = dict(connection.execute("SELECT name, value FROM meta"))
-    if meta["format"] > FORMAT:
+    if meta["format"] != FORMAT:
+        newer = meta["format"] > FORMAT
         raise BrokerError(
-            f"{folder} was written by a newer streamgauge (format {meta['format']}, this one reads "
-            f"{FORMAT}); upgrade streamgauge, or set broker.data_dir to a new folder"
+            f"{folder} was written by {'a newer' if newer else 'an older'} streamgauge (format "
+            f"{meta['format']}, this one reads {FORMAT}); "
+            f"{'upgrade streamgauge' if newer else 'run the version that wrote it'}, or set "
+            "broker.data_dir to a new folder"
         )
     if meta["partitions"] != n_partitions:
         raise BrokerError(
@@ -371,8 +377,3 @@ def wait_for(read: Callable[[], list[T]], timeout_s: float) -> list[T]:
         if found or remaining_s <= 0:
             return found
         time.sleep(min(_WAIT_S, remaining_s))
-
-
-def wall_clock_ms() -> int:
-    """Now, in epoch milliseconds."""
-    return time.time_ns() // 1_000_000

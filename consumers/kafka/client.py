@@ -22,12 +22,13 @@ from streamgauge.consumers.broker import (
     NotRetainedError,
     UnknownTopicError,
 )
-from streamgauge.stream.config import ConfigError, KafkaSettings, duration_text
+from streamgauge.consumers.config import KafkaSettings
+from streamgauge.stream.config import ConfigError, duration_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from streamgauge.stream.config import Config, KafkaSecurity, Secret
+    from streamgauge.consumers.config import Config, KafkaSecurity, Secret
 
 REQUEST_TIMEOUT_MS = 5_000
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from kafka import KafkaConsumer, TopicPartition
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 _ASK_AGAIN_S = 0.05
 _POLL_MS = 200

@@ -25,7 +25,7 @@ from streamgauge.consumers.kafka.transaction import ProducerRecord
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
     from streamgauge.stream.records import Headers, Record
 
 _QUEUE_MAX = 1000

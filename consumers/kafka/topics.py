@@ -15,7 +15,7 @@ from streamgauge.consumers.kafka.client import client_options, kafka_settings, t
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 STATE_SUFFIX = "state"
 JOURNAL_SUFFIX = "journal"
@@ -69,7 +69,7 @@ def plan_topics(config: Config, n_partitions: int, replication: int) -> list[Top
         "max.compaction.lag.ms": "600000",
     }
     configs = {
-        **dict.fromkeys(config.topics.model_dump().values(), kept),
+        **dict.fromkeys(config.topics.names().values(), kept),
         **dict.fromkeys(_published(config), published),
         internal_topic(config, STATE_SUFFIX): compacted,
     }

@@ -18,8 +18,8 @@ from streamgauge.consumers.kafka.topics import written_topics
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from streamgauge.stream.config import Config
-    from streamgauge.stream.records import Headers, Record
+    from streamgauge.consumers.config import Config
+    from streamgauge.stream.records import Headers
 
 # A request that gets no answer (5 s) is not tried again within the time for sending, one whose
 # connection breaks is; what is abandoned is aborted by the next owner's `init_transactions`, or by
@@ -32,7 +32,6 @@ _TRANSACTION_TIMEOUT_MS = 30_000
 # CONCURRENT_TRANSACTIONS is answered to the first request after each commit, and the back-off is
 # waited out: with the default of 100 ms a commit takes 110 ms, with 5 ms it takes 7.
 _RETRY_BACKOFF_MS = 5
-_HEADER_LENGTHS_BYTES = 10
 
 
 class ProducerRecord(NamedTuple):
@@ -43,14 +42,6 @@ class ProducerRecord(NamedTuple):
     value: bytes | None
     headers: Headers = ()
     timestamp_ms: int | None = None
-
-
-def n_bytes(record: ProducerRecord | Record) -> int:
-    """The size of a record before compression, or a little more."""
-    size = len(record.key or b"") + len(record.value or b"")
-    for name, value in record.headers:
-        size += len(name.encode()) + len(value) + _HEADER_LENGTHS_BYTES
-    return size
 
 
 class TopicOffset(NamedTuple):

@@ -18,7 +18,8 @@ from streamgauge.stream.contracts import AlarmEvent, MetricPoint, RetrainRequest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from streamgauge.stream.config import Config, DetectorConfig
+    from streamgauge.consumers.config import Config
+    from streamgauge.stream.config import DetectorConfig
     from streamgauge.stream.records import Headers, Record
 
 KEY_LENGTH_MAX = 250

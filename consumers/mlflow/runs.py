@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from streamgauge.consumers.broker import Broker
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.mlflow.entries import Entry
-    from streamgauge.stream.config import Config
     from streamgauge.stream.records import Record
 
 RUNS_CACHED_MAX = 20_000

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from streamgauge.consumers.broker import Broker
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 __all__ = [
     "MLflowDownError",

@@ -16,13 +16,13 @@ from pathlib import Path
 from rich.console import Console
 
 from streamgauge.consumers.broker import Checkpoint, Commit
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow.sink import MLflowSink
 from streamgauge.consumers.mlflow.store import connect
 from streamgauge.consumers.terminal.tables import plain_table
 from streamgauge.consumers.worker import Worker
 from streamgauge.stream.align import merge
-from streamgauge.stream.config import load_config
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.events import decode_label, decode_prediction
 from streamgauge.stream.join import ModelJoin

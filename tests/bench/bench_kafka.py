@@ -20,11 +20,11 @@ from kafka import TopicPartition
 from rich.console import Console
 
 from streamgauge.consumers.broker import Checkpoint, Commit
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.client import make_consumer
 from streamgauge.consumers.kafka.topics import Admin
 from streamgauge.consumers.terminal.tables import plain_table
-from streamgauge.stream.config import load_config
 from streamgauge.stream.engine import Engine
 from tests.bench.measuring import describe, median_us
 from tests.bench.naive import naive_loop

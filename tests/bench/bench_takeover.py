@@ -19,10 +19,10 @@ from pathlib import Path
 
 from kafka import TopicPartition
 
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, internal_topic
-from streamgauge.stream.config import load_config
 from tests.bench.measuring import describe
 from tests.bench.workload import START_MS
 from tests.support.kafka.cluster import Cluster

@@ -26,7 +26,7 @@ from streamgauge.consumers import run as running
 from streamgauge.consumers import verify as verifying
 from streamgauge.consumers.broker import BrokerError, NotRetainedError
 from streamgauge.consumers.cli.main import cli, main
-from streamgauge.consumers.connect import read_config
+from streamgauge.consumers.config import read_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow import sink as mlflow_sink
 from streamgauge.consumers.traffic.demo_stream import demo_stream

@@ -156,7 +156,8 @@ DYING_WORKER = """
 import logging, os, signal, sys
 from pathlib import Path
 from streamgauge.consumers.embedded import assignment as embedded_assignment
-from streamgauge.consumers.connect import open_broker, read_config, state_key
+from streamgauge.consumers.config import read_config
+from streamgauge.consumers.connect import open_broker, state_key
 from streamgauge.consumers.worker import Worker
 
 logging.basicConfig(level=logging.INFO)

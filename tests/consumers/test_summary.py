@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.summary import describe, read_all, summarize
 from streamgauge.consumers.worker import Worker
-from streamgauge.stream.config import load_config
 from tests.support.builders import Feed
 from tests.support.harness import STATE_KEY, crowded_config, send, traffic
 

@@ -22,11 +22,11 @@ import yaml
 from streamgauge.consumers import worker as module
 from streamgauge.consumers.broker import BrokerError, PartitionsTakenError
 from streamgauge.consumers.cli.main import main
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import STATE_KEY_VARIABLE
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.worker import CommitFailedError, Worker
 from streamgauge.detectors import make_detector
-from streamgauge.stream.config import load_config
 from tests.support.harness import (
     START_MS,
     STATE_KEY,

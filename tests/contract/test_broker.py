@@ -28,11 +28,11 @@ from streamgauge.consumers.broker import (
     Rebalance,
     UnknownTopicError,
 )
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker as open_configured
 from streamgauge.consumers.embedded import broker as embedded_broker
 from streamgauge.consumers.kafka import ranges as kafka_ranges
 from streamgauge.consumers.kafka.topics import Admin
-from streamgauge.stream.config import load_config
 from streamgauge.stream.records import Output, Record
 
 N_PARTITIONS = 2

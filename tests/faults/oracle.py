@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from streamgauge.consumers.broker import JournalEntry
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
     from streamgauge.stream.records import Output, Record
 
 LINES_MAX = 5  # of each kind of difference in one partition

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.kafka.reader import TopicReader
-    from streamgauge.stream.config import Config
     from streamgauge.stream.records import Record
     from tests.faults.oracle import Verdict
     from tests.faults.workers import Exit

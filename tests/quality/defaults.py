@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 from streamgauge.stream.join import Outcome
 from streamgauge.stream.monitor import AlarmFinding, Monitor, RetrainDecision
 

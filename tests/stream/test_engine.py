@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamgauge.consumers.config import load_config
 from streamgauge.stream import served_version, snapshot
 from streamgauge.stream.align import mergeable_prefix
-from streamgauge.stream.config import load_config
 from streamgauge.stream.engine import Engine
 from tests.support.builders import (
     CALM,

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamgauge.stream.config import EventLimits, load_config
+from streamgauge.consumers.config import load_config
+from streamgauge.stream.config import EventLimits
 from streamgauge.stream.contracts import AlarmEvent, MetricPoint
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.events import EventError, decode_label, decode_prediction, model_of

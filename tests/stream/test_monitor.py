@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgauge.stream.config import LearnerConfig, load_config
+from streamgauge.consumers.config import load_config
+from streamgauge.stream.config import LearnerConfig
 from streamgauge.stream.join import Outcome
 from streamgauge.stream.monitor import (
     AlarmFinding,

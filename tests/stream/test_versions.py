@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.served_version import ServedVersion, ServedVersionState
 from tests.support.builders import CALM, T0, Feed, asked, requests_of, run, serve, split

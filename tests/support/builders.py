@@ -7,8 +7,8 @@ from itertools import cycle
 
 from river import compose, linear_model, preprocessing
 
+from streamgauge.consumers.config import load_config
 from streamgauge.stream.align import merge
-from streamgauge.stream.config import load_config
 from streamgauge.stream.contracts import RetrainRequest
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.records import Record

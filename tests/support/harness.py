@@ -9,10 +9,10 @@ from collections import defaultdict
 from itertools import zip_longest
 from typing import NamedTuple
 
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.worker import Worker
-from streamgauge.stream.config import load_config
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 ROW_MS = 100

@@ -11,11 +11,11 @@ from threading import Barrier
 import pytest
 
 from streamgauge.consumers.broker import BrokerError, BrokerTimeoutError, Checkpoint, Commit
+from streamgauge.consumers.config import WorkerSettings, load_config
 from streamgauge.consumers.embedded import assignment as embedded_assignment
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.embedded.database import Database
 from streamgauge.consumers.embedded.locks import FileLock
-from streamgauge.stream.config import WorkerSettings, load_config
 from streamgauge.stream.records import Output
 
 DAY_MS = 86_400_000

@@ -9,13 +9,13 @@ import sys
 import pytest
 import yaml
 
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import STATE_KEY_VARIABLE
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.topics import Admin
 from streamgauge.consumers.verify import verify_all
 from streamgauge.consumers.worker import Worker
-from streamgauge.stream.config import load_config
 from tests.support.harness import STATE_KEY, crowded_config, differences, send, traffic
 
 

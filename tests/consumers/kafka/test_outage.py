@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from streamgauge.consumers.broker import BrokerTimeoutError
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka import assignment as kafka_assignment
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.client import any_reachable
-from streamgauge.stream.config import load_config
 from tests.support.kafka.apps import app_settings, eventually, make_app, take_over
 from tests.support.processes import killed_at_last
 

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow import entries as mlflow_entries
 from streamgauge.consumers.mlflow import sink as mlflow_sink
@@ -30,7 +31,6 @@ from streamgauge.consumers.mlflow.sink import (
     TrackingError,
     metric_histories,
 )
-from streamgauge.stream.config import load_config
 from streamgauge.stream.contracts import (
     RETRAIN_REQUESTED,
     AlarmEvent,
@@ -303,7 +303,7 @@ CRASH = """
     from streamgauge.consumers.mlflow import sink as mlflow_sink
     from streamgauge.consumers.embedded.broker import EmbeddedBroker
     from streamgauge.consumers.embedded.clients import EmbeddedReader
-    from streamgauge.stream.config import load_config
+    from streamgauge.consumers.config import load_config
 
     def die(*args):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -493,7 +493,7 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path):
     config = a_config(tmp_path)
     code = (
         "import sys; from streamgauge.consumers.mlflow.store import connect; "
-        "from streamgauge.stream.config import load_config; "
+        "from streamgauge.consumers.config import load_config; "
         "connect(load_config({'broker': {'data_dir': sys.argv[1]}}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
@@ -532,7 +532,7 @@ def until(condition, timeout_s=120):
 CHILD = """
     import sys
     from streamgauge.consumers.mlflow import sink as mlflow_sink
-    from streamgauge.stream.config import load_config
+    from streamgauge.consumers.config import load_config
 
     main, folder, uri = sys.argv[1:]
     config = {"broker": {"data_dir": folder}, "mlflow": {"tracking_uri": uri}}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 from streamgauge.stream.join import Outcome
 from streamgauge.stream.signals.loss import LogLoss, ScaledAbsoluteError, ZeroOneLoss, make_loss
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from kafka.admin import MemberToRemove
 
 from streamgauge.consumers.broker import Checkpoint, Commit
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka.topics import Admin
-from streamgauge.stream.config import load_config
 from streamgauge.stream.records import Output
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from streamgauge.consumers.broker import RestoredPartition
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.kafka.assignment import KafkaAssignment
-    from streamgauge.stream.config import Config
 
 DEADLINE_S = 30.0
 
