@@ -94,7 +94,7 @@ class Commit:
         Raises:
             FencedError: it does not: another worker has committed meanwhile.
         """
-        if (self.before.sequence, self.before.offsets) != (committed.sequence, committed.offsets):
+        if self.before.sequence != committed.sequence:
             raise FencedError(
                 f"partition {partition} stands at commit {committed.sequence}, and commit "
                 f"{self.after.sequence} does not follow it; nothing was written"

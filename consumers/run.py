@@ -18,7 +18,7 @@ from streamgauge.consumers.summary import summarize
 from streamgauge.consumers.terminal.announce import FindingsLog, LagLog
 from streamgauge.consumers.warmup import warm_up_for
 from streamgauge.consumers.worker import Worker
-from streamgauge.stream.engine import Engine
+from streamgauge.stream.engine import Engine, sum_totals
 from streamgauge.stream.records import MONITOR_INPUTS
 
 if TYPE_CHECKING:
@@ -100,7 +100,9 @@ def run(
                 f"stopped, but the broker did not answer within {_ANSWER_S:g} s: there is no "
                 "summary, and what was not committed is for the next run"
             )
-        return summarize(broker, config, worker.processors(), seconds)
+        engines = worker.processors()
+        totals = sum_totals([engine.totals() for engine in engines.values()])
+        return summarize(broker, config, engines.keys(), totals, seconds)
 
 
 class _Pulse:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from streamgauge.consumers.published import document
-from streamgauge.stream.engine import sum_totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from streamgauge.consumers.broker import Broker
     from streamgauge.consumers.config import Config
-    from streamgauge.stream.engine import Engine
+    from streamgauge.stream.engine import Totals
     from streamgauge.stream.records import Record
 
 _ALARM_FIELDS = (
@@ -31,7 +30,7 @@ _ALARM_FIELDS = (
 
 
 def summarize(
-    broker: Broker, config: Config, engines: Mapping[int, Engine], seconds: float
+    broker: Broker, config: Config, partitions: Collection[int], totals: Totals, seconds: float
 ) -> dict[str, Any]:
     """What has been seen and found since the topics were made, and how long the run was.
 
@@ -42,17 +41,17 @@ def summarize(
     Args:
         broker: where the findings are.
         config: the whole configuration.
-        engines: those of the worker's partitions, by partition.
+        partitions: those that the totals are of.
+        totals: the counts.
         seconds: how long this run was, with its waiting but without its start and its end.
     """
-    totals = sum_totals([engine.totals() for engine in engines.values()])
 
     def found(topic: str) -> Iterator[Record]:
-        return (r for r in read_all(broker, topic) if r.partition in engines)
+        return (r for r in read_all(broker, topic) if r.partition in partitions)
 
     alarms = [msgspec.json.decode(r.value or b"{}") for r in found(config.topics.alarms)]
     return {
-        "partitions": sorted(engines),
+        "partitions": sorted(partitions),
         "n_partitions": broker.n_partitions,
         "n_predictions": totals.n_predictions,
         "n_labels": totals.n_labels,

@@ -26,6 +26,7 @@ from streamgauge.consumers.kafka.client import make_consumer
 from streamgauge.consumers.kafka.topics import Admin
 from streamgauge.consumers.terminal.tables import plain_table
 from streamgauge.stream.engine import Engine
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.bench.measuring import describe, median_us
 from tests.bench.naive import naive_loop
 from tests.bench.workload import Sent, Workload, generate
@@ -110,10 +111,10 @@ def naive(consumer, n_events):
 
 def work(config, n_events, clock):
     """The worker's loop with a clock on each stage."""
-    with KafkaBroker(config) as broker, broker.join_group() as tasks:
+    with KafkaBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         taken_over = {}
         while not taken_over:
-            taken_over = tasks.rebalance().taken_over
+            taken_over = tasks.rebalance().restored
         engine = Engine(config, state_key=b"bench")
         position, n = Checkpoint(), 0
 
@@ -121,17 +122,19 @@ def work(config, n_events, clock):
             nonlocal position, n
             while n < n_events:
                 for batch in clock.time("poll", tasks.poll, POLL_MS / 1000):
-                    outputs = clock.time("process", engine.process, batch.predictions, batch.labels)
+                    outputs = clock.time(
+                        "process", engine.process, batch.inputs[0], batch.inputs[1]
+                    )
                     chunks = clock.time("take_chunks", engine.drain_chunks)
                     position = Checkpoint(
                         position.sequence + 1,
-                        position.prediction_offset + len(batch.predictions),
-                        position.label_offset + len(batch.labels),
+                        position.offsets[0] + len(batch.inputs[0]),
+                        position.offsets[1] + len(batch.inputs[1]),
                         engine.digest,
                         "",
                     )
                     clock.time("commit", tasks.commit, 0, Commit(position, outputs, chunks))
-                    n += len(batch.predictions) + len(batch.labels)
+                    n += len(batch.inputs[0]) + len(batch.inputs[1])
 
         clock.time("worker", until_done)
         clock.seconds["commits"] = position.sequence

@@ -31,6 +31,7 @@ from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow import sink as mlflow_sink
 from streamgauge.consumers.traffic.demo_stream import demo_stream
 from streamgauge.consumers.verify import Verified, verify_all
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.harness import START_MS, read_topic
 from tests.support.processes import killed_at_last
 
@@ -760,7 +761,7 @@ def test_verify_says_so_when_the_input_is_no_longer_retained(streamgauge, worked
             streamgauge("produce", "--topic", topic, *common, stdin=b"\n".join(new))
         streamgauge("run", "--until-idle", "--no-sink", *common)
     assert streamgauge("verify", "--data-dir", worked).status == 0
-    with EmbeddedBroker(config) as broker, closing(broker.join_group()) as tasks:
+    with EmbeddedBroker(config) as broker, closing(broker.join_group(MONITOR_INPUTS)) as tasks:
         tasks.rebalance()
         broker.apply_retention(time.time_ns() // 1_000_000 + 8 * 86_400_000)
     with EmbeddedBroker(config) as broker:

@@ -189,8 +189,8 @@ def append(*arguments, really=embedded_assignment.append):
 
 embedded_assignment.append = append
 with open_broker(config) as broker, broker.tasks() as tasks:
-    worker = Worker(config, DyingTasks(tasks), state_key=state_key(config))
-    worker.run(until_idle=True, should_stop=lambda: False)
+    worker = monitor_worker(config, DyingTasks(tasks), state_key=state_key(config))
+    worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
 """
 
 
@@ -243,7 +243,7 @@ def with_outputs_twice(commit):
 
 
 def with_another_digest(commit):
-    return replace(commit, position=replace(commit.position, state_digest="0" * 32))
+    return replace(commit, position=replace(commit.after, state_digest="0" * 32))
 
 
 @pytest.mark.parametrize("wrong", [without_outputs, with_outputs_twice, with_another_digest])

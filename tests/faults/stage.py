@@ -296,8 +296,8 @@ class Stage:
     def _is_drained(self) -> bool:
         topics, last = self.config.topics, self.watcher.journal
         return last.keys() == set(range(N_PARTITIONS)) and all(
-            self._reader.bounds(topics.predictions, p)[1] == entry.prediction_to
-            and self._reader.bounds(topics.labels, p)[1] == entry.label_to
+            self._reader.bounds(topics.predictions, p)[1] == entry.offsets_to[0]
+            and self._reader.bounds(topics.labels, p)[1] == entry.offsets_to[1]
             for p, entry in last.items()
         )
 

@@ -519,6 +519,6 @@ def test_a_refused_event_does_not_use_up_a_model():
     bad = Record("predictions", 0, 0, T0, None, good(model="bad", prediction=None))
     worse = Record("labels", 0, 0, T0, None, good(model="worse", prediction="a", label=1))
     fine = Record("predictions", 0, 1, T0, None, good(model="fine"))
-    letters = engine.process([bad, fine], [worse])
+    letters = engine.process(([bad, fine], [worse]))
     assert len(letters) == 2
     assert engine.totals().n_predictions == 1

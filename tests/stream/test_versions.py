@@ -60,7 +60,7 @@ def test_a_version_that_starts_after_its_outcome_monitors_what_comes_then(sizes)
     feed.predict("another of 2", version="2")
     rest = iter(feed.merged[3:])
     for size in sizes:
-        assert engine.process(*split(list(islice(rest, size)))) == []
+        assert engine.process(split(list(islice(rest, size)))) == []
         engine.drain_chunks()
     assert engine.totals().n_outcomes == 1
 

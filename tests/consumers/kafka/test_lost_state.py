@@ -13,6 +13,7 @@ from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.reader import TopicProducer
 from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, internal_topic
 from streamgauge.consumers.kafka.transaction import ProducerRecord, TransactionalWriter
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.kafka.apps import a_commit, app_settings, eventually, make_app, take_over
 from tests.support.kafka.bare import committed_values
 
@@ -33,7 +34,7 @@ def reader(app):
 
 
 def commit(app, *sequences):
-    with KafkaAssignment(app) as tasks:
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
         take_over(tasks, 0)
         for sequence in sequences:
             tasks.commit(0, a_commit(app, sequence, b"%d" % sequence))
@@ -49,7 +50,7 @@ def make_anew(app, kafka):
 
 
 def check_refused(app, kafka, match, n_committed):
-    with KafkaAssignment(app) as tasks, pytest.raises(BrokerError, match=match):
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks, pytest.raises(BrokerError, match=match):
         take_over(tasks, 0)
     values = committed_values(kafka.bootstrap, app.topics.metrics)
     assert values == [b"%d" % n for n in range(1, n_committed + 1)]
