@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from streamgauge.consumers.broker import Checkpoint, Commit
+from streamgauge.consumers.broker import Checkpoint
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
@@ -28,7 +28,7 @@ from streamgauge.stream.events import decode_label, decode_prediction
 from streamgauge.stream.join import ModelJoin
 from streamgauge.stream.monitor import Monitor
 from streamgauge.stream.records import MONITOR_INPUTS
-from tests.bench.measuring import Clock, describe, median_us
+from tests.bench.measuring import Clock, describe, median_us, timed_commit
 from tests.bench.naive import naive_loop
 from tests.bench.workload import Workload, generate
 from tests.support.harness import monitor_worker
@@ -107,23 +107,14 @@ def stages(sent, clock):
             with broker.join_group(MONITOR_INPUTS) as tasks:
                 tasks.rebalance()
                 engine = Engine(config, state_key=b"bench")
-                position = Checkpoint()
+                checkpoint = Checkpoint(offsets=(0, 0))
                 batches = []
                 while polled := clock.time("poll", tasks.poll, 0.0):
                     (batch,) = polled
                     batches.append(batch)
-                    outputs = clock.time(
-                        "process", engine.process, batch.inputs[0], batch.inputs[1]
-                    )
-                    chunks = clock.time("take_chunks", engine.drain_chunks)
-                    position = Checkpoint(
-                        position.sequence + 1,
-                        position.offsets[0] + len(batch.inputs[0]),
-                        position.offsets[1] + len(batch.inputs[1]),
-                        engine.digest,
-                        "",
-                    )
-                    clock.time("commit", tasks.commit, 0, Commit(position, outputs, chunks))
+                    commit = timed_commit(clock, engine, checkpoint, batch)
+                    checkpoint = commit.after
+                    clock.time("commit", tasks.commit, 0, commit)
             parts_of_process(config, batches, clock)
 
 
@@ -235,14 +226,14 @@ def show_stages(console, workload, us):
     row("whole path", whole)
     row("  produce", us["produce"])
     row("  worker", us["worker"])
-    for name in ("poll", "process", "take_chunks", "commit"):
+    for name in ("poll", "process", "drain_chunks", "commit"):
         row(f"    {name}", us[name])
         if name == "process":
             for part in ("decode", "join", "monitor"):
                 row(f"      {part}, alone", us[part])
     row("naive loop, no MLflow", us["naive"], of=None)
     console.print(table)
-    core = us["process"] + us["take_chunks"]
+    core = us["process"] + us["drain_chunks"]
     console.print(
         f"against the naive loop without MLflow ({us['naive']:.2f} us): pure core"
         f" {_ratio(us['naive'], core)}, worker {_ratio(us['naive'], us['worker'])}, whole path"

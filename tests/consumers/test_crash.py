@@ -132,7 +132,7 @@ def test_killed_at_random_it_publishes_what_an_uninterrupted_worker_does(sent, o
         # The first of them is always killed amid its work.
         if n_left < N_KILLS and rng.random() < 0.2:
             # Just after it has fenced the one before it.
-            worked.kill_once("SELECT ifnull(max(epoch), 0) FROM tasks", N_KILLS - n_left + 1)
+            worked.kill_once("SELECT ifnull(max(epoch), 0) FROM checkpoints", N_KILLS - n_left + 1)
         else:
             ahead = rng.randint(1, max(1, (n_expected - done) // (n_left + 2)))
             worked.kill_once("SELECT count(*) FROM journal", done + ahead)
@@ -158,7 +158,9 @@ from pathlib import Path
 from streamgauge.consumers.embedded import assignment as embedded_assignment
 from streamgauge.consumers.config import read_config
 from streamgauge.consumers.connect import open_broker, state_key
-from streamgauge.consumers.worker import Worker
+from streamgauge.consumers.clock import wall_clock_ms
+from streamgauge.stream.records import MONITOR_INPUTS
+from tests.support.harness import monitor_worker
 
 logging.basicConfig(level=logging.INFO)
 point, n_left, config = sys.argv[1], int(sys.argv[2]), read_config(Path(sys.argv[3]))
@@ -188,7 +190,7 @@ def append(*arguments, really=embedded_assignment.append):
         die()
 
 embedded_assignment.append = append
-with open_broker(config) as broker, broker.tasks() as tasks:
+with open_broker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
     worker = monitor_worker(config, DyingTasks(tasks), state_key=state_key(config))
     worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
 """
@@ -243,7 +245,7 @@ def with_outputs_twice(commit):
 
 
 def with_another_digest(commit):
-    return replace(commit, position=replace(commit.after, state_digest="0" * 32))
+    return replace(commit, after=replace(commit.after, state_digest="0" * 32))
 
 
 @pytest.mark.parametrize("wrong", [without_outputs, with_outputs_twice, with_another_digest])

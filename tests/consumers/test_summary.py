@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.harness import monitor_worker
+from tests.support.harness import totals_of
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.support.harness import monitor_worker
+from tests.support.harness import totals_of
 from streamgauge.consumers import worker as module
 from streamgauge.consumers.broker import BrokerError, PartitionsTakenError
 from streamgauge.consumers.cli.main import main

@@ -53,14 +53,14 @@ def test_what_is_restored_is_what_was_committed(commits):
             taken_over = Changelog("state", ["p", "l"]).restore(records)
             assert taken_over.chunks == chunks
             assert taken_over.checkpoint.sequence == len(commits)
-        n_parts = sum(record.key != b"position" for record in compacted(log))
+        n_parts = sum(record.key != b"checkpoint" for record in compacted(log))
         size = {name: len(chunk) for name, chunk in chunks.items()}
         assert n_parts <= sum(max(1, n) for n in size.values())
 
 
 def test_a_part_that_is_missing_is_noticed(monkeypatch):
     log, _ = written(monkeypatch, [(2, False, {"a": b"12345"})])
-    assert [record.key for record in log] == [b"a#0", b"a#1", b"a#2", b"position"]
+    assert [record.key for record in log] == [b"a#0", b"a#1", b"a#2", b"checkpoint"]
     for lost in range(3):
         with pytest.raises(BrokerError, match="is not whole"):
             Changelog("state", ["p", "l"]).restore(log[:lost] + log[lost + 1 :])

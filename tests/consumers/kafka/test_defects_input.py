@@ -14,6 +14,8 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.errors import CorruptRecordError
 from kafka.serializer import Deserializer
 
+from tests.support.harness import monitor_worker
+from tests.support.harness import totals_of
 from streamgauge.consumers.broker import BrokerError
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
@@ -283,10 +285,10 @@ def test_d9_input_that_runs_far_ahead_of_the_other_is_delivered_whole(kafka, app
         while not tasks.idle():
             assert time.monotonic() < deadline_s, {k: len(v) for k, v in polled.items()}
             for batch in tasks.poll(0.2):
-                for name in (behind, ahead):
-                    polled[name, batch.partition] += [r.value for r in getattr(batch, name)]
+                for name, records in zip(MONITOR_INPUTS, batch.inputs, strict=True):
+                    polled[name, batch.partition] += [r.value for r in records]
             inputs = tasks._input._inputs.values()
             n_rested += sum(i.rests for i in inputs)
-            assert max(len(i.ahead) for i in inputs) <= 4 * app.worker.batch_max
+            assert max(len(i.buffer.records) for i in inputs) <= 4 * app.worker.batch_max
     assert n_rested > 0, "neither ever had to wait for the other"
     assert polled == {(name, partition): values[partition] for name, partition in polled}

@@ -9,6 +9,8 @@ import sys
 import pytest
 import yaml
 
+from tests.support.harness import monitor_worker
+from tests.support.harness import totals_of
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import STATE_KEY_VARIABLE

@@ -103,4 +103,4 @@ def test_the_last_commit_is_found_behind_much_that_was_aborted(app, reader):
     commit(app)
     assert reader.bounds(journal, 0)[1] > 150
     entry = json.loads(reader.last(journal, 0).value)
-    assert entry[1] == 2
+    assert entry["sequence"] == 2

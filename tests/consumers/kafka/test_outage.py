@@ -49,7 +49,7 @@ def test_an_outage_is_told_once_and_its_end_as_well(
     kafka, kafka_proxy, kafka_prefix, caplog, monkeypatch, go_away
 ):
     monkeypatch.setattr(kafka_assignment, "_SILENT_S", 0.5)
-    caplog.set_level(logging.INFO, "consumers")
+    caplog.set_level(logging.INFO, "streamgauge.consumers")
     settings = app_settings(kafka.proxy_bootstrap, kafka_prefix, timeout=f"{TIMEOUT_S}s")
     app = make_app(settings, at=kafka.bootstrap)
 

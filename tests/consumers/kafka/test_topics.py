@@ -61,7 +61,7 @@ def test_what_is_published_of_old_events_is_as_young_as_its_writing(kafka, app):
     before_ms = time.time_ns() // 1_000_000
     with KafkaBroker(app) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         take_over(tasks, 0)
-        request = Output(topic, b"m", b"{}", (), timestamp_ms=5)
+        request = Output("retrain", b"m", b"{}", (), timestamp_ms=5)
         tasks.commit(0, Commit(Checkpoint(), Checkpoint(1, (0, 0), "d", "c"), [request], {}))
         (record,) = broker.fetch(topic, 0, 0, 1)
     assert record.timestamp_ms >= before_ms
