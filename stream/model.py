@@ -18,7 +18,8 @@ from streamgauge.stream.task import Evidence, TaskSpec
 if TYPE_CHECKING:
     from streamgauge.stream.config import Config, Task
     from streamgauge.stream.events import Label, Prediction, Value
-    from streamgauge.stream.join import Outcome, PendingPrediction
+    from streamgauge.stream.join import PendingPrediction
+    from streamgauge.stream.outcomes import Outcome
 
 
 class VersionFinding(NamedTuple):

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from streamgauge.stream.outcomes import OutcomeColumns
 from streamgauge.stream.performance import Performance
 from streamgauge.stream.policy import Episode, EpisodeAlarm, Policy
 from streamgauge.stream.signals.loss import make_loss
 from streamgauge.stream.signals.signal import DetectorFailure, Signal, SignalAlarm
-from streamgauge.stream.window import Block, OutcomeColumns, WindowIndex
+from streamgauge.stream.window import Block, WindowIndex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from streamgauge.stream.config import ModelConfig, Task
     from streamgauge.stream.contracts import PublishedAlarmKind
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.outcomes import Outcome
     from streamgauge.stream.signals.learner import Learner
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import importlib
 import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,13 @@ import msgspec
 import numpy as np
 import river
 
-from streamgauge.stream.importing import import_object
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from streamgauge.stream.config import LearnerConfig, Task
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.outcomes import Outcome
     from streamgauge.stream.signals.loss import Loss
 
 _FORMAT = 1
@@ -114,7 +113,7 @@ def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
     """
     from river import base, compose  # noqa: PLC0415 - two seconds, for those who use a learner
 
-    factory = import_object(path)
+    factory = _import_object(path)
     try:
         model = factory(**_seeded(factory, params))
     except TypeError as error:
@@ -125,6 +124,25 @@ def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
     if not isinstance(kind, fits):
         raise ValueError(f"{path} is not a River {fits.__name__.lower()}, and the task is {task}")
     return model
+
+
+def _import_object(path: str) -> Any:
+    """What an import path such as `river.linear_model.LogisticRegression` names.
+
+    Raises:
+        ValueError: there is no such module or attribute; the message says which.
+    """
+    module_name, _, name = path.rpartition(".")
+    if not module_name or path.startswith("."):
+        raise ValueError(f"{path!r} is not an import path; write it as package.module.Name")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"cannot import {module_name!r} for {path!r}: {error}") from None
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise ValueError(f"module {module_name!r} has no {name!r}") from None
 
 
 def check_keepable(model: Any) -> None:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from streamgauge.stream.join import same_value
+from streamgauge.stream.outcomes import (
+    P_MIN,
+    absolute_error,
+    absolute_errors,
+    log_losses,
+    same_value,
+    wrong,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,15 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamgauge.stream.config import ModelConfig, Task
-    from streamgauge.stream.events import Probability, Value
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.events import Value
+    from streamgauge.stream.outcomes import Outcome
 
-# A true class with less probability costs no more: one certain mistake must not outweigh all.
-_P_MIN = 0.001
 # Outcomes that set the scale of a regression's errors.
 _N_SCALE = 1000
-# Beyond this a square overflows.
-_ERROR_MAX = 1e150
 
 
 class Loss(Protocol):
@@ -74,7 +77,7 @@ class LogLoss(ZeroOneLoss):
     """
 
     def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-        bounded: NDArray[np.float64] = log_losses(outcomes) / -math.log(_P_MIN)
+        bounded: NDArray[np.float64] = log_losses(outcomes) / -math.log(P_MIN)
         return bounded
 
 
@@ -110,7 +113,7 @@ class ScaledAbsoluteError:
         return losses
 
     def one(self, y_true: Value, y_pred: Value) -> float:
-        return _scaled(_absolute_error(y_true, y_pred), self._scale)
+        return _scaled(absolute_error(y_true, y_pred), self._scale)
 
     def state(self) -> dict[str, Any]:
         return {"errors": self._errors, "scale": self._scale}
@@ -132,50 +135,5 @@ def make_loss(config: ModelConfig, task: Task) -> Loss:
     return losses[name]()
 
 
-def wrong(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-    """1 for each outcome whose class is wrong."""
-    return np.array([not same_value(o.y_true, o.y_pred) for o in outcomes], dtype=np.float64)
-
-
-def absolute_errors(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-    """|y_true - y_pred| for each outcome, in the target's unit, at most 1e150."""
-    return np.array([_absolute_error(o.y_true, o.y_pred) for o in outcomes], dtype=np.float64)
-
-
-def log_losses(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-    """-ln p(true class) for each outcome, in nats, with p at least 0.001: at most 6.91."""
-    p = np.array([_p_true(o) for o in outcomes], dtype=np.float64)
-    losses: NDArray[np.float64] = 0.0 - np.log(np.maximum(p, _P_MIN))  # never -0.0
-    return losses
-
-
-def _absolute_error(y_true: Value, y_pred: Value) -> float:
-    error = abs(float(y_true) - float(y_pred))
-    # In this order NaN becomes the maximum: diverged weights are as wrong as can be.
-    return min(_ERROR_MAX, error)
-
-
 def _scaled(error: float, scale: float) -> float:
     return error / (error + scale) if error > 0 else 0.0
-
-
-def _p_true(outcome: Outcome) -> float:
-    probability: Probability | None = outcome.probability
-    if isinstance(probability, dict):
-        for key in _class_keys(outcome.y_true):
-            if key in probability:
-                return probability[key]
-        return 0.0
-    p = 1.0 if probability is None else probability
-    return p if same_value(outcome.y_true, outcome.y_pred) else 1.0 - p
-
-
-def _class_keys(value: Value) -> tuple[str, ...]:
-    """How a class may be written as the key of a JSON object."""
-    if isinstance(value, bool):
-        return ("true", "True") if value else ("false", "False")
-    if isinstance(value, float) and value.is_integer():
-        return (str(value), str(int(value)))
-    if isinstance(value, int):
-        return (str(value), f"{value}.0")
-    return (str(value),)

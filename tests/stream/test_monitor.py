@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgauge.stream.config import LearnerConfig, load_config
-from streamgauge.stream.join import Outcome
 from streamgauge.stream.monitor import (
     AlarmFinding,
     DataProblemFinding,
@@ -18,6 +17,7 @@ from streamgauge.stream.monitor import (
     Monitor,
     RetrainDecision,
 )
+from streamgauge.stream.outcomes import Outcome
 from streamgauge.stream.signals.learner import Learner
 from streamgauge.stream.signals.signal import DetectorFailure, Signal
 from tests.support.builders import T0, TOUCHY

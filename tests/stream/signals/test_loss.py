@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgauge.stream.config import load_config
-from streamgauge.stream.join import Outcome
+from streamgauge.stream.outcomes import Outcome
 from streamgauge.stream.signals.loss import LogLoss, ScaledAbsoluteError, ZeroOneLoss, make_loss
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1)
