@@ -33,6 +33,13 @@ class SnapshotError(ValueError):
     """Stored state that this version cannot read; the message says what to do."""
 
 
+def incomplete(name: str) -> SnapshotError:
+    """Return the error that a chunk, or a part of one, is not there."""
+    return SnapshotError(
+        f"the stored state is not whole: {name!r} is missing; start with a fresh state"
+    )
+
+
 def chunk_name(kind: str, *names: str) -> str:
     """The name of a chunk: any model and version names, no ambiguity.
 
