@@ -101,11 +101,12 @@ class Model:
         n_placed = len(self._orders)
         if n_placed == len(self._out):
             return n
+        served = self.version
         for outcome in self._out[n_placed:]:
             fits = self._versions.expect(outcome)
             self._orders.append(n)
             self._fits.append(fits)
-            self._n_new_served += fits and outcome.version == self.version
+            self._n_new_served += fits and outcome.version == served
             n += 1
         return n
 

@@ -18,7 +18,7 @@ import numpy as np
 import river
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,10 +47,15 @@ class Learner:
         self.n_failed = 0
 
     def losses(self, outcomes: Sequence[Outcome], loss: Loss) -> NDArray[np.float64]:
-        """Score, then learn, one outcome after the other; the loss of each, shape (n,).
+        """Score, then learn, one outcome after the other; return the loss of each, shape (n,).
 
         An outcome without features, or one that the model raises on, is no news of the learner's
         quality: it counts 1 in `n_failed` and repeats no value (its loss is NaN).
+
+        Args:
+            outcomes: the next outcomes.
+            loss: has taken them, and no others since: each of the learner's losses is on the
+                scale that its outcome has left behind.
         """
         losses = np.full(len(outcomes), np.nan)
         for i, outcome in enumerate(outcomes):
@@ -62,7 +67,7 @@ class Learner:
                 y_pred = self._model.predict_one(x)
                 self._model.learn_one(x, outcome.y_true)
                 # A classifier that has seen no class yet predicts None, which is wrong.
-                value = 1.0 if y_pred is None else loss.one(outcome.y_true, y_pred)
+                value = 1.0 if y_pred is None else loss.one(outcome.y_true, y_pred, i)
             except Exception:  # noqa: BLE001 - any River model, any user's features
                 self.n_failed += 1
                 continue
@@ -70,7 +75,7 @@ class Learner:
         return losses
 
     def dump(self, key: bytes) -> bytes:
-        """The learner's whole state, sealed with `key`: River's models can only be pickled."""
+        """Return the whole state, sealed with `key`: River's models can only be pickled."""
         payload = pickle.dumps((self._model, self.n_failed), protocol=5)
         head = self._head()
         return msgspec.msgpack.encode([head, _seal(key, head, payload), payload])
@@ -102,8 +107,33 @@ class Learner:
         return f"format {_FORMAT}, river {river.__version__}, {self._config.path} {params}"
 
 
+class LearnerLosses:
+    """The source of the learner's losses.
+
+    Args:
+        learner: it learns whenever values are asked for; its state is sealed and stored apart.
+        loss: the deployed model's, whose `values` are asked for first.
+    """
+
+    def __init__(self, learner: Learner, loss: Loss) -> None:
+        self._learner = learner
+        self._loss = loss
+
+    def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+        return self._learner.losses(outcomes, self._loss)
+
+    def readings(self) -> dict[str, float]:
+        return {"n_failed": float(self._learner.n_failed)}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Do nothing: there is nothing to restore but what is sealed."""
+
+
 def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
-    """A River model by import path.
+    """Return a River model by import path.
 
     Where it has a `seed` that is not given, the seed is 0, so that a stream that is replayed
     gives the same losses.
@@ -127,7 +157,7 @@ def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
 
 
 def _import_object(path: str) -> Any:
-    """What an import path such as `river.linear_model.LogisticRegression` names.
+    """Return what an import path such as `river.linear_model.LogisticRegression` names.
 
     Raises:
         ValueError: there is no such module or attribute; the message says which.
@@ -146,7 +176,7 @@ def _import_object(path: str) -> Any:
 
 
 def check_keepable(model: Any) -> None:
-    """Whether a model's state can be stored at all.
+    """Check that a model's state can be stored at all.
 
     Raises:
         ValueError: it cannot be pickled, or not be had back.

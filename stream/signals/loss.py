@@ -20,6 +20,7 @@ from streamgauge.stream.outcomes import (
     same_value,
     wrong,
 )
+from streamgauge.stream.signals.signal import Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,28 +35,29 @@ if TYPE_CHECKING:
 _N_SCALE = 1000
 
 
-class Loss(Protocol):
+class Loss(Source, Protocol):
     """Makes outcomes numbers in [0, 1], in order; 0 is right."""
 
-    def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-        """One loss for each outcome."""
+    def one(self, y_true: Value, y_pred: Value, position: int = -1) -> float:
+        """Return the loss of another prediction of an outcome, on the scale that it left behind.
+
+        Args:
+            y_true: the outcome's label.
+            y_pred: the other prediction.
+            position: the outcome's among those that `values` took last; -1 is the last one's.
+        """
         ...
-
-    def one(self, y_true: Value, y_pred: Value) -> float:
-        """The loss of another prediction of the same outcome, on the scale as it stands."""
-        ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 class _Stateless:
+    def readings(self) -> dict[str, float]:
+        return {}
+
     def state(self) -> dict[str, Any]:
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to restore."""
+        """Do nothing: there is nothing to restore."""
 
 
 class ZeroOneLoss(_Stateless):
@@ -64,7 +66,7 @@ class ZeroOneLoss(_Stateless):
     def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
         return wrong(outcomes)
 
-    def one(self, y_true: Value, y_pred: Value) -> float:
+    def one(self, y_true: Value, y_pred: Value, position: int = -1) -> float:  # noqa: ARG002
         return float(not same_value(y_true, y_pred))
 
 
@@ -93,17 +95,21 @@ class ScaledAbsoluteError:
     def __init__(self) -> None:
         self._errors: list[float] = []
         self._scale = 0.0
+        # What the scale was after each of the last outcomes, as long as it was running.
+        self._running: list[float] = []
 
     def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
         errors = absolute_errors(outcomes)
         n_running = min(len(errors), _N_SCALE - len(self._errors))
         losses = np.empty_like(errors)
+        self._running = []
         for i in range(n_running):
             error = float(errors[i])
             insort(self._errors, error)
             n_zero = bisect_right(self._errors, 0.0)
             if n_zero < len(self._errors):
                 self._scale = self._errors[(n_zero + len(self._errors)) // 2]
+            self._running.append(self._scale)
             losses[i] = _scaled(error, self._scale)
         rest = errors[n_running:]
         if self._scale > 0:
@@ -112,8 +118,13 @@ class ScaledAbsoluteError:
             losses[n_running:] = rest > 0
         return losses
 
-    def one(self, y_true: Value, y_pred: Value) -> float:
-        return _scaled(absolute_error(y_true, y_pred), self._scale)
+    def one(self, y_true: Value, y_pred: Value, position: int = -1) -> float:
+        was_running = 0 <= position < len(self._running)
+        scale = self._running[position] if was_running else self._scale
+        return _scaled(absolute_error(y_true, y_pred), scale)
+
+    def readings(self) -> dict[str, float]:
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {"errors": self._errors, "scale": self._scale}
@@ -123,7 +134,7 @@ class ScaledAbsoluteError:
 
 
 def make_loss(config: ModelConfig, task: Task) -> Loss:
-    """The loss that a model's version is monitored by."""
+    """Return the loss that a model's version is monitored by."""
     # Whoever makes a monitor may give it another task than the configuration's.
     name = config.loss if config.settled_task == task else None
     name = name or ("zero_one" if task == "classification" else "scaled_absolute")
