@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from streamgauge.stream.join import ModelJoin
 
-FORMAT = 2
+FORMAT = 3
 
 # Where a chunk of a join is full. One event may be twice as long, and two of them a chunk.
 _PIECE_BYTES = 1 << 19
