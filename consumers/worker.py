@@ -18,7 +18,8 @@ from streamgauge.consumers.broker import (
     FencedError,
     PartitionsTakenError,
 )
-from streamgauge.stream.engine import Engine, Totals
+from streamgauge.stream.engine import Engine
+from streamgauge.stream.totals import Totals, add_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,9 +202,4 @@ class Worker:
 
     def totals(self) -> Totals:
         """The counts of the partitions that this worker owns, since they were first read."""
-        totals = [task.engine.totals() for task in self._tasks.values()]
-        return (
-            Totals(*map(sum, zip(*totals, strict=True)))
-            if totals
-            else Totals(*[0] * len(Totals._fields))
-        )
+        return add_up(Totals, [task.engine.totals() for task in self._tasks.values()])

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import astuple
+from msgspec.structs import asdict
 
 from streamgauge.stream.align import merge
 from streamgauge.stream.chunks import ChunkChanges, by_model
 from streamgauge.stream.events import EventError, decode_label, decode_prediction
 from streamgauge.stream.eviction import EvictionQueue
-from streamgauge.stream.join import JoinCounts
 from streamgauge.stream.model import Model
 from streamgauge.stream.monitor import AlarmFinding, DataProblemFinding, MetricsFinding
 from streamgauge.stream.publish import Publisher
 from streamgauge.stream.snapshot import incomplete, pack, unpack
+from streamgauge.stream.totals import ModelTotals, Totals, add_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,30 +36,13 @@ if TYPE_CHECKING:
 _ENGINE = "engine"
 
 
-class Totals(NamedTuple):
-    """What a partition has seen since it was first read."""
-
-    n_predictions: int
-    n_labels: int
-    n_outcomes: int
-    n_dead_letters: int
-    n_duplicate: int
-    n_correction: int
-    n_expired: int
-    n_orphaned: int
-    n_pending: int
-    n_evicted: int
-    n_held: int
-    n_duplicate_predictions: int
-
-
 class _Counts(Struct, array_like=True):
     """What the engine itself counts."""
 
     n_dead_letters: int = 0
     n_retrains: int = 0
-    n_evicted: int = 0
-    gone: JoinCounts = field(default_factory=JoinCounts)
+    n_models_evicted: int = 0
+    gone: ModelTotals = field(default_factory=ModelTotals)
 
 
 class Engine:
@@ -154,8 +137,8 @@ class Engine:
         model.close()
         n_outcomes = model.place_outcomes(n_outcomes)
         self._found.extend(model.drain_findings())
-        self._counts.n_evicted += 1
-        self._counts.gone = _sum([self._counts.gone, model.join.counts])
+        self._counts.n_models_evicted += 1
+        self._counts.gone = add_up(ModelTotals, [self._counts.gone, model.totals()])
         self._idle.remove_longest()
         del self._models[model.name]
         self._touched.pop(model.name, None)
@@ -189,13 +172,14 @@ class Engine:
         return publisher.retrain(item.model, item.version, finding, self._counts.n_retrains)
 
     def _join_point(self, model: Model) -> Output:
+        counts = asdict(model.totals()) | {"n_models_evicted": self._counts.n_models_evicted}
         return self._publisher.metric_point(
             model.name,
             model.version,
             "join",
             model.n_outcomes,
             model.join.watermark_ms,
-            {**model.join_values(), "n_models_evicted": float(self._counts.n_evicted)},
+            {name: float(n) for name, n in counts.items()},
         )
 
     def drain_chunks(self) -> Chunks:
@@ -241,26 +225,13 @@ class Engine:
         return notes
 
     def totals(self) -> Totals:
-        """The counts of the whole partition."""
-        c = _sum([self._counts.gone, *(model.join.counts for model in self._models.values())])
+        """Return the counts of the whole partition."""
+        models = (model.totals() for model in self._models.values())
         return Totals(
-            c.n_predictions,
-            c.n_labels,
-            c.n_outcomes,
-            self._counts.n_dead_letters,
-            c.n_duplicate,
-            c.n_correction,
-            c.n_expired,
-            c.n_orphaned,
-            sum(model.join.n_pending for model in self._models.values()),
-            self._counts.n_evicted,
-            sum(model.join.n_held for model in self._models.values()),
-            c.n_duplicate_predictions,
+            **asdict(add_up(ModelTotals, [self._counts.gone, *models])),
+            n_dead_letters=self._counts.n_dead_letters,
+            n_models_evicted=self._counts.n_models_evicted,
         )
-
-
-def _sum(counts: Sequence[JoinCounts]) -> JoinCounts:
-    return JoinCounts(*map(sum, zip(*map(astuple, counts), strict=True)))
 
 
 def _digest(before: str, outputs: Sequence[Output], changes: ChunkChanges) -> str:

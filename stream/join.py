@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from streamgauge.stream.config import Task
 from streamgauge.stream.events import Features, Probability, Value
 from streamgauge.stream.outcomes import Outcome, same_value
+from streamgauge.stream.totals import JoinCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,20 +51,6 @@ class EarlyLabel(Struct, array_like=True, gc=False):
     features: Features | None
     timestamp_ms: int
     offset: int
-
-
-class JoinCounts(Struct, array_like=True):
-    """What the join has seen and dropped, since the model was first seen."""
-
-    n_predictions: int = 0
-    n_labels: int = 0
-    n_outcomes: int = 0
-    n_duplicate_predictions: int = 0
-    n_duplicate: int = 0
-    n_correction: int = 0
-    n_expired: int = 0
-    n_orphaned: int = 0
-    n_released_early: int = 0
 
 
 # What a change does; the rest of the tuple is its arguments.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
+from msgspec.structs import asdict
 
 from streamgauge.stream.chunks import ModelChunks
 from streamgauge.stream.join import ModelJoin
 from streamgauge.stream.monitor import DataProblemFinding, Finding
 from streamgauge.stream.signals.learner import LearnerStateError
 from streamgauge.stream.snapshot import incomplete
+from streamgauge.stream.totals import ModelTotals
 from streamgauge.stream.versions import Versions
 
 if TYPE_CHECKING:
@@ -175,16 +176,16 @@ class Model:
         is_due = (counts.n_predictions + counts.n_labels) % self._join_every == 0
         return is_due and bool(self.version)
 
-    def join_values(self) -> dict[str, float]:
-        """Return the join's counts, to publish."""
-        values = msgspec.structs.asdict(self.join.counts)
-        values.update(
-            n_pending=self.join.n_pending,
-            n_early=self.join.n_early,
-            n_held=self.join.n_held,
+    def totals(self) -> ModelTotals:
+        """Return the model's counts."""
+        join = self.join
+        return ModelTotals(
+            **asdict(join.counts),
+            n_pending=join.n_pending,
+            n_early=join.n_early,
+            n_held=join.n_held,
             n_unmonitored=self._versions.n_unmonitored,
         )
-        return {name: float(value) for name, value in values.items()}
 
     def close(self) -> None:
         """Let go of all that waits: the model is about to be forgotten."""

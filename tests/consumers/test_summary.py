@@ -77,5 +77,5 @@ def test_the_line_says_how_many_predictions_were_repeated(tmp_path):
         worker = Worker(config, tasks)
         worker.run(until_idle=True, should_stop=lambda: False)
         summary = summarize(broker, config, worker.partitions(), worker.totals(), 1.0)
-    assert summary["join"]["duplicate_predictions"] == 10
+    assert summary["n_duplicate_predictions"] == 10
     assert "in all 15 predictions (10 of known ids, ignored), " in describe(summary)

@@ -120,7 +120,7 @@ def test_a_model_that_is_restored_finds_what_one_finds_that_never_was(
     assert restored.notes == []
     assert restored.refused == straight.refused
     assert in_order(restored.found) == in_order(straight.found)
-    assert restored.model.join_values() == straight.model.join_values()
+    assert restored.model.totals() == straight.model.totals()
     assert restored.model.n_outcomes == straight.model.n_outcomes
     straight.commit()
     plain = {n for n in straight.stored if not n.startswith("join/")}

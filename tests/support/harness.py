@@ -9,6 +9,8 @@ from collections import defaultdict
 from itertools import zip_longest
 from typing import NamedTuple
 
+from msgspec.structs import asdict
+
 from streamgauge.consumers.connect import open_broker
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.worker import Worker
@@ -145,6 +147,15 @@ def work_to_the_end(config, *, wrap=lambda tasks: tasks):
         worker = Worker(config, wrap(tasks), state_key=STATE_KEY)
         worker.run(until_idle=True, should_stop=lambda: False)
         return worker.totals()
+
+
+# Counts that the crowded configurations need not raise.
+RARE_COUNTS = {"n_released_early", "n_early", "n_unmonitored", "n_models_evicted"}
+
+
+def zeros(totals):
+    """The names of the counts that are zero."""
+    return {name for name, n in asdict(totals).items() if not n}
 
 
 def read_topic(broker, topic, *, with_times=True):
