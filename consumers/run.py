@@ -18,8 +18,9 @@ from streamgauge.consumers.summary import summarize
 from streamgauge.consumers.terminal.announce import FindingsLog, LagLog
 from streamgauge.consumers.warmup import warm_up_for
 from streamgauge.consumers.worker import Worker
-from streamgauge.stream.engine import Engine, sum_totals
+from streamgauge.stream.engine import Engine
 from streamgauge.stream.records import MONITOR_INPUTS
+from streamgauge.stream.totals import Totals, add_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +102,7 @@ def run(
                 "summary, and what was not committed is for the next run"
             )
         engines = worker.processors()
-        totals = sum_totals([engine.totals() for engine in engines.values()])
+        totals = add_up(Totals, [engine.totals() for engine in engines.values()])
         return summarize(broker, config, engines.keys(), totals, seconds)
 
 

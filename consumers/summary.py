@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from streamgauge.consumers.broker import Broker
     from streamgauge.consumers.config import Config
-    from streamgauge.stream.engine import Totals
     from streamgauge.stream.records import Record
+    from streamgauge.stream.totals import Totals
 
 _ALARM_FIELDS = (
     "model",
@@ -53,20 +53,7 @@ def summarize(
     return {
         "partitions": sorted(partitions),
         "n_partitions": broker.n_partitions,
-        "n_predictions": totals.n_predictions,
-        "n_labels": totals.n_labels,
-        "n_outcomes": totals.n_outcomes,
-        "n_dead_letters": totals.n_dead_letters,
-        "join": {
-            "duplicate": totals.n_duplicate,
-            "correction": totals.n_correction,
-            "expired": totals.n_expired,
-            "orphaned": totals.n_orphaned,
-            "pending": totals.n_pending,
-            "held": totals.n_held,
-            "duplicate_predictions": totals.n_duplicate_predictions,
-        },
-        "n_models_evicted": totals.n_evicted,
+        **msgspec.structs.asdict(totals),
         "alarms": [{field: alarm[field] for field in _ALARM_FIELDS} for alarm in alarms],
         "retrain_requests": [document("retrain", r) for r in found(config.topics.retrain)],
         "seconds": round(seconds, 3),
@@ -75,9 +62,9 @@ def summarize(
 
 def describe(summary: Mapping[str, Any]) -> str:
     """A summary as one line."""
-    n_repeated = summary["join"]["duplicate_predictions"]
+    n_repeated = summary["n_duplicate_predictions"]
     repeated = f" ({n_repeated:,} of known ids, ignored)" if n_repeated else ""
-    n_held = summary["join"]["held"]
+    n_held = summary["n_held"]
     held = f" ({n_held:,} held by label_maturity)" if n_held else ""
     return (
         f"in all{_of_which(summary)} {counted(summary['n_predictions'], 'prediction')}{repeated},"

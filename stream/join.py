@@ -17,6 +17,8 @@ from msgspec.structs import replace
 
 from streamgauge.stream.config import Task
 from streamgauge.stream.events import Features, Probability, Value
+from streamgauge.stream.outcomes import Outcome, same_value
+from streamgauge.stream.totals import JoinCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,34 +30,6 @@ if TYPE_CHECKING:
 _SWEEPS_PER_AGE = 64
 # When a full buffer must make room it drops this share at once, so that dropping stays cheap.
 _DROP_SHARE = 100
-
-
-class Outcome(Struct, array_like=True, gc=False):
-    """A prediction together with its truth.
-
-    Attributes:
-        version: the model version that predicted.
-        y_true: the label.
-        y_pred: the prediction.
-        probability: of the predicted class, or class -> probability.
-        features: what the prediction was made from, where a learner wants it.
-        task: as declared by the event.
-        predicted_ms: event time of the prediction.
-        timestamp_ms: event time of the label.
-        prediction_offset: where the prediction is; None where the label carried it.
-        label_offset: where the label is.
-    """
-
-    version: str
-    y_true: Value
-    y_pred: Value
-    probability: Probability | None = None
-    features: Features | None = None
-    task: Task | None = None
-    predicted_ms: int = 0
-    timestamp_ms: int = 0
-    prediction_offset: int | None = None
-    label_offset: int = 0
 
 
 class PendingPrediction(Struct, array_like=True, gc=False):
@@ -77,20 +51,6 @@ class EarlyLabel(Struct, array_like=True, gc=False):
     features: Features | None
     timestamp_ms: int
     offset: int
-
-
-class JoinCounts(Struct, array_like=True):
-    """What the join has seen and dropped, since the model was first seen."""
-
-    n_predictions: int = 0
-    n_labels: int = 0
-    n_outcomes: int = 0
-    n_duplicate_predictions: int = 0
-    n_duplicate: int = 0
-    n_correction: int = 0
-    n_expired: int = 0
-    n_orphaned: int = 0
-    n_released_early: int = 0
 
 
 # What a change does; the rest of the tuple is its arguments.
@@ -368,11 +328,6 @@ class ModelJoin:
         """Apply what `entries` and then `drain_changes` gave, in order, as it is or decoded."""
         for change in changes:
             self._apply(_typed(change))
-
-
-def same_value(a: Value, b: Value) -> bool:
-    """Whether two labels or classes are the same; a number never equals a string."""
-    return a == b
 
 
 def _count_while(old: Iterable[bool]) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamgauge.stream.signals.loss import absolute_errors, log_losses, wrong
+from streamgauge.stream.outcomes import absolute_errors, log_losses, wrong
 from streamgauge.stream.window import running_sum
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamgauge.stream.config import ModelConfig, Task
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.outcomes import Outcome
 
 
 class _Tail:

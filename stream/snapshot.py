@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from streamgauge.stream.join import ModelJoin
 
-FORMAT = 2
+FORMAT = 3
 
 # Where a chunk of a join is full. One event may be twice as long, and two of them a chunk.
 _PIECE_BYTES = 1 << 19
@@ -31,6 +31,13 @@ _ENCODED_AT_ONCE = 256
 
 class SnapshotError(ValueError):
     """Stored state that this version cannot read; the message says what to do."""
+
+
+def incomplete(name: str) -> SnapshotError:
+    """Return the error that a chunk, or a part of one, is not there."""
+    return SnapshotError(
+        f"the stored state is not whole: {name!r} is missing; start with a fresh state"
+    )
 
 
 def chunk_name(kind: str, *names: str) -> str:

@@ -8,11 +8,9 @@ import numpy as np
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.outcomes import OutcomeColumns
 
 _BLOCK = 32
 _BLOCKS_PER_SIZE = 8
@@ -47,21 +45,6 @@ class Block(Struct, array_like=True):
     def mean_loss(self) -> float | None:
         """Mean loss of the block's outcomes, None where there are none."""
         return self.loss_sum / self.n if self.n else None
-
-
-class OutcomeColumns:
-    """What the window index keeps of outcomes, as arrays."""
-
-    def __init__(self, outcomes: Sequence[Outcome], losses: NDArray[np.float64]) -> None:
-        self.losses = losses
-        self.predicted_ms = np.array([o.predicted_ms for o in outcomes], dtype=np.int64)
-        self.timestamp_ms = np.array([o.timestamp_ms for o in outcomes], dtype=np.int64)
-        self.label = np.array([o.label_offset for o in outcomes], dtype=np.int64)
-        # -1 where the label carried the prediction.
-        self.prediction = np.array(
-            [-1 if o.prediction_offset is None else o.prediction_offset for o in outcomes],
-            dtype=np.int64,
-        )
 
 
 class WindowIndex:

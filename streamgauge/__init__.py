@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from streamgauge.consumers.connect import open_broker
     from streamgauge.detectors import ADWIN, MixtureESR, PageHinkley, make_detector
     from streamgauge.stream.contracts import RetrainRequest
-    from streamgauge.stream.join import Outcome
     from streamgauge.stream.monitor import AlarmFinding, Monitor, RetrainDecision
+    from streamgauge.stream.outcomes import Outcome
 
 _MODULES = {
     "ADWIN": "detectors",
     "AlarmFinding": "stream.monitor",
     "MixtureESR": "detectors",
     "Monitor": "stream.monitor",
-    "Outcome": "stream.join",
+    "Outcome": "stream.outcomes",
     "PageHinkley": "detectors",
     "RetrainDecision": "stream.monitor",
     "RetrainRequest": "stream.contracts",

@@ -438,16 +438,17 @@ def test_replay_and_run_sum_up_what_was_seen_and_found(streamgauge, csv_path, tm
         "n_predictions": 3000,
         "n_labels": n_labels + n_twice,
         "n_outcomes": n_labels,
+        "n_duplicate_predictions": 0,
+        "n_duplicate": n_twice,
+        "n_correction": 0,
+        "n_expired": 0,
+        "n_orphaned": 0,
+        "n_released_early": 0,
+        "n_pending": n_never,
+        "n_early": 0,
+        "n_held": 0,
+        "n_unmonitored": 0,
         "n_dead_letters": 0,
-        "join": {
-            "duplicate": n_twice,
-            "correction": 0,
-            "expired": 0,
-            "orphaned": 0,
-            "pending": n_never,
-            "held": 0,
-            "duplicate_predictions": 0,
-        },
         "n_models_evicted": 0,
     }
     assert {" ".join(alarm) for alarm in alarms} == {
@@ -615,7 +616,7 @@ def test_outcomes_held_until_they_are_mature_are_summed_up(streamgauge, tmp_path
         "run", "--until-idle", "--no-sink", "--summary", tmp_path / "s.json", *common
     )
     assert "0 outcomes (1,200 held by label_maturity), 0 dead letters" in ended.err
-    assert json.loads((tmp_path / "s.json").read_text())["join"]["held"] == 1200
+    assert json.loads((tmp_path / "s.json").read_text())["n_held"] == 1200
 
 
 @pytest.mark.parametrize(

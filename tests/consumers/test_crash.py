@@ -25,6 +25,7 @@ from streamgauge.consumers.connect import STATE_KEY_VARIABLE
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.verify import verify_all
 from tests.support.harness import (
+    RARE_COUNTS,
     STATE_KEY,
     crowded_config,
     differences,
@@ -32,6 +33,7 @@ from tests.support.harness import (
     send,
     traffic,
     work_to_the_end,
+    zeros,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +58,7 @@ def oracle(sent, tmp_path_factory):
     totals = work_to_the_end(config)
     # The comparisons below are worth what is in it.
     assert min(n_commits(config)) >= 40
-    assert min(totals._replace(n_evicted=1)) > 0, totals
+    assert zeros(totals) <= RARE_COUNTS, totals
     with EmbeddedBroker(config) as broker:
         n_records = {topic.name: topic.n_records for topic in broker.topics()}
     assert n_records["drift-alarms"] >= 8

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.harness import monitor_worker
-from tests.support.harness import totals_of
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker
@@ -87,5 +85,5 @@ def test_the_line_says_how_many_predictions_were_repeated(tmp_path):
         worker = monitor_worker(config, tasks)
         worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
         summary = summarize(broker, config, worker.processors().keys(), totals_of(worker), 1.0)
-    assert summary["join"]["duplicate_predictions"] == 10
+    assert summary["n_duplicate_predictions"] == 10
     assert "in all 15 predictions (10 of known ids, ignored), " in describe(summary)

@@ -19,8 +19,6 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.support.harness import monitor_worker
-from tests.support.harness import totals_of
 from streamgauge.consumers import worker as module
 from streamgauge.consumers.broker import BrokerError, PartitionsTakenError
 from streamgauge.consumers.cli.main import main
@@ -31,6 +29,7 @@ from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.worker import CommitFailedError
 from streamgauge.detectors import make_detector
 from streamgauge.stream.records import MONITOR_INPUTS
+from streamgauge.stream.totals import Totals
 from tests.support.harness import (
     START_MS,
     STATE_KEY,
@@ -193,7 +192,7 @@ def test_a_fenced_worker_drops_its_state_and_takes_over_anew(
                 " (epoch 2, this worker had 1); nothing was written"
                 for p in (0, 1)
             ]
-            assert not any(totals_of(fenced))
+            assert totals_of(fenced) == Totals()
             fenced.start()  # Hears of what it has lost.
             with pytest.raises(PartitionsTakenError, match="is owned by another worker"):
                 fenced.start()

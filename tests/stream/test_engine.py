@@ -602,7 +602,7 @@ def test_labels_that_match_nothing_take_no_models_place():
     assert result.topic("dead-letters") == []
     assert sorted(result.engine._models) == ["garbage 47", "garbage 48", "garbage 49", "late", "m"]
     totals = result.engine.totals()
-    assert (totals.n_outcomes, totals.n_orphaned, totals.n_evicted) == (21, 47, 47)
+    assert (totals.n_outcomes, totals.n_orphaned, totals.n_models_evicted) == (21, 47, 47)
     assert totals.n_labels == 71
     # Nothing of them is left.
     assert {name.split("/")[1] for name in result.stored if "/" in name} == {
@@ -632,11 +632,11 @@ def test_a_model_makes_room_when_nothing_of_it_can_be_joined_any_more():
     ]
     assert sorted(result.engine._models) == ["c", "d", "e"]
     totals = result.engine.totals()
-    assert (totals.n_evicted, totals.n_expired, totals.n_pending) == (2, 3, 2)
+    assert (totals.n_models_evicted, totals.n_expired, totals.n_pending) == (2, 3, 2)
     assert totals.n_outcomes == 703
 
 
-def test_what_an_evicted_model_holds_is_measured_first():
+def test_what_an_models_evicted_model_holds_is_measured_first():
     feed = Feed()
     for i in range(40):
         feed.outcome(f"{i}", wrong=i > 20, model="a")
@@ -681,7 +681,7 @@ def test_models_that_come_and_go_do_not_depend_on_cuts_or_restarts(seed, sizes, 
     join = {"pending_age": "30s", "early_age": "20s", "label_maturity": "10s"}
     config = load_config({"models_max": 3, "events": EVENTS, "defaults": {**TOUCHY, "join": join}})
     whole = run(config, feed.merged)
-    assert whole.engine.totals().n_evicted > 0
+    assert whole.engine.totals().n_models_evicted > 0
     straight = run(config, feed.merged, sizes)
     assert_same(straight, whole)
     restarted = run(config, feed.merged, sizes, restarts=restarts)

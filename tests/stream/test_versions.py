@@ -126,8 +126,7 @@ def test_no_more_versions_are_monitored_than_versions_max(versions_max):
     assert monitors == [f"monitor/m/{v}" for v in ["1", *"2345"[1 - versions_max :]]], (
         "the served one stays"
     )
-    [model] = result.engine._models.values()
-    assert model.join_values()["n_unmonitored"] == 5 - versions_max
+    assert result.engine.totals().n_unmonitored == 5 - versions_max
     assert result.engine.totals().n_outcomes == 105
 
 

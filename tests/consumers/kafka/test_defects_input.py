@@ -14,8 +14,6 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.errors import CorruptRecordError
 from kafka.serializer import Deserializer
 
-from tests.support.harness import monitor_worker
-from tests.support.harness import totals_of
 from streamgauge.consumers.broker import BrokerError
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.kafka.assignment import KafkaAssignment

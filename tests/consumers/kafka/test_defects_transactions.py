@@ -17,7 +17,6 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from tests.support.harness import totals_of
 from streamgauge.consumers.broker import BrokerError, BrokerTimeoutError
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.kafka import client as kafka_client
