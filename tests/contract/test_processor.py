@@ -169,8 +169,8 @@ def test_observers_hear_of_commits_and_of_lag(config, rng):
     for heard in listener.sequences.values():
         assert heard == [(n, n + 1) for n in range(len(heard))]
         assert heard
-    # Batches are of four records, so that most are unread after the first step.
-    assert sum(listener.lags[0].values()) > 0
+    # Batches are of four records, so that most are unread when it hears for the first time.
+    assert any(sum(lag.values()) > 0 for lag in listener.lags)
     with open_broker(config) as broker, broker.join_group(INPUTS) as assignment:
         deadline_s = time.monotonic() + TIMEOUT_S
         taken = {}

@@ -82,7 +82,7 @@ def spins(consumer):
 
     def poll():
         # How it ends when it is stopped below does not matter.
-        with suppress(TypeError, CorruptRecordError):
+        with suppress(TypeError, ValueError, CorruptRecordError):
             consumer.poll(0)
 
     thread = threading.Thread(target=poll, daemon=True)
