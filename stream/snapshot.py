@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from streamgauge.stream.join import JoinChange
+from streamgauge.stream.join_changes import JoinChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -12,7 +12,7 @@ from streamgauge.stream.events import EventError, Value
 if TYPE_CHECKING:
     from streamgauge.stream.config import ModelConfig
     from streamgauge.stream.events import Label, Prediction
-    from streamgauge.stream.join import PendingPrediction
+    from streamgauge.stream.join_changes import PendingPrediction
 
 ValueKind = Literal["text", "number"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from streamgauge.stream.config import ModelConfig, Task
     from streamgauge.stream.events import Label, Prediction, Value
-    from streamgauge.stream.join import PendingPrediction
+    from streamgauge.stream.join_changes import PendingPrediction
     from streamgauge.stream.outcomes import Outcome
 
 

@@ -9,7 +9,8 @@ from streamgauge.stream import snapshot
 from streamgauge.stream.config import JoinSettings
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.events import Prediction
-from streamgauge.stream.join import JoinChange, ModelJoin
+from streamgauge.stream.join import ModelJoin
+from streamgauge.stream.join_changes import JoinChange
 from streamgauge.stream.snapshot import (
     JoinLog,
     SnapshotError,
