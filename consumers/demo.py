@@ -121,7 +121,7 @@ def run_demo(directory: Path, *, seed: int, progress: bool) -> None:
     Raises:
         DemoError: the folder holds something else.
     """
-    from streamgauge.consumers.mlflow.sink import charts_url, mlflow_ui_command
+    from streamgauge.consumers.mlflow.history import charts_url, mlflow_ui_command
 
     console = Console()
     _prepare(directory)

@@ -255,7 +255,7 @@ def run(
 def sink(config: Config, until_eof: bool) -> None:
     """The MLflow sink alone; `run` starts one by itself."""
     from streamgauge.consumers.connect import warn_of_local_metrics
-    from streamgauge.consumers.mlflow.sink import main_child, main_service
+    from streamgauge.consumers.mlflow.service import main_child, main_service
 
     _log_to_stderr()
     if until_eof:
@@ -461,7 +461,7 @@ def metrics_list(config: Config, run_id: str | None, model: str | None, as_json:
 
     if (run_id is None) == (model is None):
         raise _UsageError("give exactly one of --run-id and --model")
-    from streamgauge.consumers.mlflow.sink import metric_histories
+    from streamgauge.consumers.mlflow.history import metric_histories
     from streamgauge.consumers.terminal.tables import metrics_tables
 
     rows = metric_histories(config, run_id=run_id, model=model)

@@ -1,4 +1,4 @@
-"""What each record of the metrics, alarms and retrain topics adds to a run in MLflow."""
+"""Entries of a run in MLflow, as records of the metrics, alarms and retrain topics make them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class UnreadableRecordError(ValueError):
 
 
 class RunKey(NamedTuple):
-    """What a run is about: one version of one model."""
+    """The subject of a run: one version of one model."""
 
     model: str
     version: str
@@ -56,7 +56,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one record adds to its run.
+    """The addition of one record to its run.
 
     Attributes:
         timestamp_ms: event time.
@@ -77,7 +77,7 @@ class Entry:
 
 
 def metric_key(name: str) -> str:
-    """`name` as MLflow accepts it: unchanged, or cleaned and told apart by a hash.
+    """Return `name` as MLflow accepts it: unchanged, or cleaned and told apart by a hash.
 
     >>> metric_key("error/adwin width")
     'error/adwin width'
@@ -94,13 +94,13 @@ def metric_key(name: str) -> str:
 
 
 def quiet_points(detectors: Mapping[str, DetectorConfig], timestamp_ms: int) -> list[Point]:
-    """The zeros with which a run's charts of drifts and requests begin."""
+    """Return the zeros with which a run's charts of drifts and requests begin."""
     keys = [_drift_key(detector.signal, name) for name, detector in detectors.items()]
     return [Point(key, 0.0, 0, timestamp_ms) for key in (*keys, _RETRAIN_KEY)]
 
 
 def read_entry(record: Record, config: Config) -> Entry:
-    """What the record says.
+    """Return what a record adds to its run.
 
     Raises:
         UnreadableRecordError: it is not what its topic holds.
