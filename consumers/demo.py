@@ -19,8 +19,8 @@ from rich.text import Text
 
 from streamgauge.consumers.child_process import SinkProcess
 from streamgauge.consumers.connect import open_broker, state_key
+from streamgauge.consumers.terminal.format import sparkline
 from streamgauge.consumers.terminal.tables import plain_table
-from streamgauge.consumers.terminal.views import sparkline
 from streamgauge.consumers.traffic.demo_stream import MODEL, demo_stream
 from streamgauge.consumers.worker import Worker
 from streamgauge.stream.config import load_config

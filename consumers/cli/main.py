@@ -206,7 +206,7 @@ def traffic(config: Config, rate: float | None, seed: int) -> None:
 def produce(config: Config, topic: str, file: Any) -> None:
     """Send the lines of FILE, or of standard input, as records, bytes as they are."""
     from streamgauge.consumers.connect import open_broker
-    from streamgauge.consumers.summary import counted
+    from streamgauge.consumers.terminal.format import counted
     from streamgauge.consumers.traffic.produce import produce as send
 
     with open_broker(config) as broker, broker.producer() as producer:
@@ -309,7 +309,7 @@ def verify(config: Config) -> None:
     cannot be compared, because their input or configuration is no longer there.
     """
     from streamgauge.consumers.connect import open_existing_broker, state_key
-    from streamgauge.consumers.summary import counted
+    from streamgauge.consumers.terminal.format import counted
     from streamgauge.consumers.verify import verify_all
 
     problems = []
@@ -339,7 +339,7 @@ def warmup() -> None:
     program, the user's cache folder. A process reads it from wherever it is, so that it may be made
     when an image is built, and used where nothing can be written.
     """
-    from streamgauge.consumers.summary import counted
+    from streamgauge.consumers.terminal.format import counted
     from streamgauge.consumers.warmup import warm_up
 
     done = warm_up()

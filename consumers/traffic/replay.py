@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamgauge.consumers.summary import counted
+from streamgauge.consumers.terminal.format import counted
 from streamgauge.consumers.traffic.csv_rows import (
     ColumnError,
     CsvError,
