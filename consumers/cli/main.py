@@ -340,16 +340,18 @@ def warmup() -> None:
     when an image is built, and used where nothing can be written.
     """
     from streamgauge.consumers.terminal.format import counted
-    from streamgauge.consumers.warmup import warm_up
+    from streamgauge.detectors.warmup import warm_up
 
+    started_s = time.monotonic()
     done = warm_up()
+    seconds = time.monotonic() - started_s
     if done.n_lost:
         raise click.ClickException(
             f"{counted(done.n_lost, 'compiled function')} could not be kept: no cache folder can be"
             " written to; set NUMBA_CACHE_DIR to one that can"
         )
     click.echo(
-        f"{counted(done.n_kinds, 'detector')} ready in {done.seconds:.1f} s:"
+        f"{counted(done.n_kinds, 'detector')} ready in {seconds:.1f} s:"
         f" {counted(done.n_compiled, 'function')} compiled, {done.n_loaded:,} loaded"
     )
     for folder in done.folders:
