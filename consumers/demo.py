@@ -23,6 +23,7 @@ from streamgauge.consumers.terminal.format import sparkline
 from streamgauge.consumers.terminal.tables import plain_table
 from streamgauge.consumers.traffic.demo_stream import MODEL, demo_stream
 from streamgauge.consumers.worker import Worker
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.config import load_config
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _LINES = 8  # alarms and requests shown while it runs
 _LATE = 1000
 
 
-class DemoError(ValueError):
+class DemoError(StreamgaugeError, ValueError):
     """The demo cannot run here; the message says why."""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from streamgauge.consumers.broker import NotRetainedError
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.engine import Engine
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def verify(broker: Broker, config: Config, partition: int, state_key: bytes | No
     return Verified(partition, n_commits, n_records, "agrees")
 
 
-class _IncomparableError(Exception):
+class _IncomparableError(StreamgaugeError):
     """Why a commit, and each one after it, cannot be compared."""
 
 

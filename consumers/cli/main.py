@@ -64,13 +64,14 @@ def main() -> None:
 
 
 def _fail_unless_asked(error: Exception) -> None:
+    from streamgauge.detectors.errors import StreamgaugeError
     from streamgauge.stream.config import ConfigError
 
     if os.environ.get(_TRACEBACK_VARIABLE):
         raise error
     lines = [*str(error).splitlines(), *getattr(error, "__notes__", ())]
     text = "; ".join(lines) or type(error).__name__
-    if type(error).__module__.partition(".")[0] != "streamgauge":
+    if not isinstance(error, StreamgaugeError):
         text = f"{type(error).__name__}: {text}"
     _fail(text, 2 if isinstance(error, ConfigError) else 1)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.contracts import AlarmEvent, MetricPoint, RetrainRequest, rfc3339
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _NOT_IN_A_KEY = re.compile(r"[^\w.\- /]")
 _NOT_IN_A_FILE_NAME = re.compile(r"[^\w.-]")
 
 
-class UnreadableRecordError(ValueError):
+class UnreadableRecordError(StreamgaugeError, ValueError):
     """A record is not what its topic holds; the message says where it is and why."""
 
 

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from streamgauge.detectors.errors import StreamgaugeError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -40,7 +42,7 @@ _NO_REFUSAL = frozenset({401, 403, 408, 409, 429})
 log = logging.getLogger(__name__)
 
 
-class TrackingError(Exception):
+class TrackingError(StreamgaugeError):
     """MLflow cannot give what was asked of it; the message says why and what to do."""
 
 
@@ -48,7 +50,7 @@ class MLflowDownError(TrackingError):
     """MLflow does not take records now; those that it has not taken wait in the topics."""
 
 
-class RefusedError(Exception):
+class RefusedError(StreamgaugeError):
     """MLflow has answered and will never do this; `missing` says it knows no such thing."""
 
     def __init__(self, reason: str, *, missing: bool = False) -> None:

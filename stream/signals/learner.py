@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import river
 
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.importing import import_object
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 
 
-class LearnerStateError(ValueError):
+class LearnerStateError(StreamgaugeError, ValueError):
     """A stored learner cannot be trusted or read; the message says why. Start a fresh one."""
 
 
