@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+from streamgauge.detectors.errors import StreamgaugeError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from streamgauge.stream.records import Headers, Output, Record, TopicRole
 
 
-class BrokerError(Exception):
+class BrokerError(StreamgaugeError):
     """A broker could not do what was asked; the message says what and what to do."""
 
 

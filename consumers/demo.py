@@ -22,10 +22,11 @@ from streamgauge.consumers.child_process import SinkProcess
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker, state_key
+from streamgauge.consumers.terminal.format import sparkline
 from streamgauge.consumers.terminal.tables import plain_table
-from streamgauge.consumers.terminal.views import sparkline
 from streamgauge.consumers.traffic.demo_stream import MODEL, demo_stream
 from streamgauge.consumers.worker import Observer, Worker
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.records import MONITOR_INPUTS
 
@@ -44,7 +45,7 @@ _LINES = 8  # alarms and requests shown while it runs
 _LATE = 1000
 
 
-class DemoError(ValueError):
+class DemoError(StreamgaugeError, ValueError):
     """The demo cannot run here; the message says why."""
 
 
@@ -120,7 +121,7 @@ def run_demo(directory: Path, *, seed: int, progress: bool) -> None:
     Raises:
         DemoError: the folder holds something else.
     """
-    from streamgauge.consumers.mlflow.sink import charts_url, mlflow_ui_command
+    from streamgauge.consumers.mlflow.history import charts_url, mlflow_ui_command
 
     console = Console()
     _prepare(directory)

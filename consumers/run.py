@@ -16,8 +16,10 @@ from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.connect import open_broker, state_key
 from streamgauge.consumers.summary import summarize
 from streamgauge.consumers.terminal.announce import FindingsLog, LagLog
-from streamgauge.consumers.warmup import warm_up_for
 from streamgauge.consumers.worker import Worker
+from streamgauge.detectors import make_detector
+from streamgauge.detectors.row import RowDetector
+from streamgauge.detectors.warmup import exercise
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.records import MONITOR_INPUTS
 from streamgauge.stream.totals import Totals, add_up
@@ -104,6 +106,23 @@ def run(
         engines = worker.processors()
         totals = add_up(Totals, [engine.totals() for engine in engines.values()])
         return summarize(broker, config, engines.keys(), totals, seconds)
+
+
+def warm_up_for(config: Config) -> None:
+    """Make the code of the configured detectors ready, each kind once.
+
+    Raises:
+        ValueError: a detector cannot be made.
+    """
+    ready: set[str] = set()
+    for model in (config.defaults, *config.models.values()):
+        for chosen in model.detectors.values():
+            detector = make_detector(chosen.kind, chosen.params)
+            # River's are not compiled, and may fail on values, which ends no worker. Ours are the
+            # same code whatever their parameters.
+            if isinstance(detector, RowDetector) and chosen.kind not in ready:
+                exercise(detector)
+                ready.add(chosen.kind)
 
 
 class _Pulse:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from streamgauge.consumers.published import document
+from streamgauge.consumers.terminal.format import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -84,15 +85,6 @@ def _of_which(summary: Mapping[str, Any]) -> str:
         return ""
     noun = "partition" if len(partitions) == 1 else "partitions"
     return f", of {noun} {', '.join(map(str, partitions))}:" if partitions else ", of no partition:"
-
-
-def counted(n: int, thing: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "label"), counted(14000, "label")
-    ('1 label', '14,000 labels')
-    """
-    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
 def read_all(broker: Broker, topic: str) -> Iterator[Record]:

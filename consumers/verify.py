@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from streamgauge.consumers.broker import NotRetainedError
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.engine import Engine
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def verify(broker: Broker, config: Config, partition: int, processor: Processor)
     return Verified(partition, n_commits, n_records, "agrees")
 
 
-class _IncomparableError(Exception):
+class _IncomparableError(StreamgaugeError):
     """Why a commit, and each one after it, cannot be compared."""
 
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
+from streamgauge.detectors.errors import StreamgaugeError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 AlarmKind = Literal["drift", "warning"]
 Direction = Literal["up", "down", "none"]
+Sides = Literal["up", "down", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Alarm:
     onset: int
 
 
-class DetectorError(RuntimeError):
+class DetectorError(StreamgaugeError, RuntimeError):
     """A detector broke on a value that it should have taken.
 
     The values before it have been taken. The detector is of no use until it is given a new

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from streamgauge.detectors import checks
+from streamgauge.detectors.base import Sides
 from streamgauge.detectors.compiled import (
     DIRECTION,
     DRIFT,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Detects = Literal["location", "scale", "both"]
-Sides = Literal["up", "down", "both"]
 
 # What is bet on, with weights: odds ratios of the ranks, for a location that rises (and their
 # inverses for one that falls), and exponents of the ranks' distance from the nearer end, for a

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from streamgauge.detectors import autocorrelation, checks
 from streamgauge.detectors.autocorrelation import expected, remember
+from streamgauge.detectors.base import Sides
 from streamgauge.detectors.compiled import (
     DIRECTION,
     DRIFT,
@@ -25,8 +26,6 @@ from streamgauge.detectors.row import RowDetector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-Sides = Literal["up", "down", "both"]
 
 # Odds ratios that the components bet on, and how the weight is split among them: found by search
 # on simulated changes. Large changes show anyway, so that the weight goes to those below 3; the

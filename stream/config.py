@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.detectors.kinds import KINDS
 from streamgauge.stream.config_errors import explain
 from streamgauge.stream.contracts import Approval
@@ -32,7 +33,7 @@ _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h|d)", re.ASCII)
 
 
-class ConfigError(ValueError):
+class ConfigError(StreamgaugeError, ValueError):
     """The configuration cannot be used; the message names the field and the fix."""
 
 

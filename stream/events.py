@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.config import EventLimits, Task
 
 # What decoding raises; RecursionError comes of deep nesting.
@@ -42,7 +43,7 @@ RefusalReason = Literal[
 ]
 
 
-class EventError(ValueError):
+class EventError(StreamgaugeError, ValueError):
     """An event was refused.
 
     Attributes:

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.join_changes import JoinChange
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _LOG_BYTES_MIN = 1 << 15
 _ENCODED_AT_ONCE = 256
 
 
-class SnapshotError(ValueError):
+class SnapshotError(StreamgaugeError, ValueError):
     """Stored state that this version cannot read; the message says what to do."""
 
 

@@ -16,8 +16,9 @@ from streamgauge.consumers.broker import (
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.client import any_reachable
 from streamgauge.consumers.kafka.journal import StoredEntry
+from streamgauge.consumers.kafka.producer import TopicProducer
 from streamgauge.consumers.kafka.ranges import RangeReader
-from streamgauge.consumers.kafka.reader import TopicProducer, TopicReader
+from streamgauge.consumers.kafka.reader import TopicReader
 from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, Admin, internal_topic
 
 if TYPE_CHECKING:

@@ -1,86 +1,34 @@
-"""What every client of Kafka is made with, and what its errors mean to us."""
+"""Clients of Kafka, made with our settings."""
 
 from __future__ import annotations
 
 import logging
 import os
-import ssl
 import threading
-import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import kafka.errors as kafka_errors
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.net.sasl.oauth import AbstractTokenProvider
 
-from streamgauge.consumers.broker import (
-    BrokerError,
-    BrokerTimeoutError,
-    FencedError,
-    NotRetainedError,
-    UnknownTopicError,
-)
 from streamgauge.consumers.config import KafkaSettings
-from streamgauge.stream.config import ConfigError, duration_text
+from streamgauge.consumers.kafka.security import security_options
+from streamgauge.stream.config import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from streamgauge.consumers.config import Config, KafkaSecurity, Secret
+    from streamgauge.consumers.config import Config
 
 REQUEST_TIMEOUT_MS = 5_000
-
-# Without any, OpenSSL asks for the password of a key on the terminal, and waits.
-_NO_PASSWORD = ""
-
-_TIMED_OUT = (kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError)
-_FENCED = (
-    kafka_errors.ProducerFencedError,
-    kafka_errors.InvalidProducerEpochError,
-    kafka_errors.InvalidTxnStateError,
-    kafka_errors.InvalidProducerIdMappingError,
-)
 
 # At DEBUG the clients log all that they are configured with, passwords among it. And what they
 # call errors is the ordinary life of a cluster: what matters is raised, and told in our words.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
-class _LastRefusal(logging.Handler):
-    """Remembers why no connection could be made.
-
-    The client logs that and no more: after the time-out it only says that it could not connect,
-    whether nobody listens there or our password is wrong.
-    """
-
-    def __init__(self, logger: str) -> None:
-        super().__init__(logging.WARNING)
-        self._error: BaseException | None = None
-        self._at_s = 0.0
-        source = logging.getLogger(logger)
-        source.setLevel(logging.WARNING)
-        source.propagate = False
-        source.addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        for argument in arguments:
-            # That it was tried for too long is what is known already.
-            if isinstance(argument, BaseException) and not isinstance(argument, _TIMED_OUT):
-                self._error, self._at_s = argument, time.monotonic()
-
-    def within(self, seconds: float) -> BaseException | None:
-        """The last reason, where it is not older than that."""
-        return self._error if time.monotonic() - self._at_s <= seconds else None
-
-
-_last_refusal = _LastRefusal("kafka.net.manager")
-
-
 def kafka_settings(config: Config) -> KafkaSettings:
-    """The section `broker`, which says that the broker is Kafka.
+    """Return the section `broker`, which says that the broker is Kafka.
 
     Raises:
         ConfigError: it says otherwise.
@@ -91,7 +39,7 @@ def kafka_settings(config: Config) -> KafkaSettings:
 
 
 def client_options(config: Config, role: str) -> dict[str, Any]:
-    """Keyword arguments for any client of kafka-python.
+    """Return the keyword arguments for any client of kafka-python.
 
     Args:
         config: the whole configuration.
@@ -110,7 +58,7 @@ def client_options(config: Config, role: str) -> dict[str, Any]:
         # A broker that comes back is found within a second, not within the default of thirty.
         "reconnect_backoff_max_ms": 1_000,
         "metadata_max_age_ms": 30_000,
-        **_security_options(settings.security),
+        **security_options(settings.security),
     }
 
 
@@ -141,14 +89,14 @@ def _producer_options(config: Config, role: str) -> dict[str, Any]:
 
 
 def make_consumer(config: Config, role: str, **options: Any) -> KafkaConsumer:
-    """A consumer with our options and others; brokers make no topic because of it."""
+    """Make a consumer with our options and others; brokers make no topic because of it."""
     consumer = KafkaConsumer(**{**_consumer_options(config, role), **options})
     _forbid_topics(consumer._cluster)  # noqa: SLF001
     return consumer
 
 
 def make_producer(config: Config, role: str, **options: Any) -> KafkaProducer:
-    """A producer with our options and others; brokers make no topic because of it."""
+    """Make a producer with our options and others; brokers make no topic because of it."""
     producer = KafkaProducer(**{**_producer_options(config, role), **options})
     _forbid_topics(producer._metadata)  # noqa: SLF001
     return producer
@@ -159,96 +107,8 @@ def _forbid_topics(cluster: Any) -> None:
     cluster.config["allow_auto_create_topics"] = False
 
 
-def _security_options(security: KafkaSecurity) -> dict[str, Any]:
-    key_password = _secret("ssl_key_password", security.ssl_key_password)
-    _check_certificates(security, key_password)
-    options: dict[str, Any] = {
-        "security_protocol": security.protocol,
-        "ssl_check_hostname": security.ssl_check_hostname,
-        "ssl_cafile": security.ssl_cafile,
-        "ssl_certfile": security.ssl_certfile,
-        "ssl_keyfile": security.ssl_keyfile,
-        "ssl_password": key_password or _NO_PASSWORD,
-        "sasl_mechanism": security.sasl_mechanism,
-        "sasl_plain_username": security.sasl_username,
-        "sasl_plain_password": _secret("sasl_password", security.sasl_password),
-    }
-    if security.sasl_token is not None:
-        options["sasl_oauth_token_provider"] = _Token(security.sasl_token)
-    return options
-
-
-def _check_certificates(security: KafkaSecurity, key_password: str | None) -> None:
-    """Find out now what a client would only meet while it connects, and try again and again.
-
-    Raises:
-        ConfigError: a file is not there, is not what it should be, or its password is wrong.
-    """
-    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-        path = getattr(security, name)
-        if path is not None:
-            _read(f"broker.security.{name}", path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if security.ssl_cafile is not None:
-            context.load_verify_locations(security.ssl_cafile)
-    except ssl.SSLError:
-        raise ConfigError(
-            f"broker.security.ssl_cafile: {security.ssl_cafile}: holds no certificate in PEM"
-        ) from None
-    try:
-        if security.ssl_certfile is not None:
-            context.load_cert_chain(
-                security.ssl_certfile, security.ssl_keyfile, key_password or _NO_PASSWORD
-            )
-    except ssl.SSLError:
-        raise ConfigError(
-            f"broker.security.ssl_keyfile: {security.ssl_keyfile}: is not the key of "
-            f"{security.ssl_certfile} in PEM, or ssl_key_password is not its password"
-        ) from None
-
-
-class _Token(AbstractTokenProvider):  # type: ignore[misc]
-    """A bearer token, read when a connection is made: whoever renews it just writes it anew."""
-
-    def __init__(self, where: Secret) -> None:
-        self._where = where
-        self.token()
-
-    def token(self) -> str:
-        return _secret("sasl_token", self._where) or ""
-
-
-def _secret(name: str, where: Secret | None) -> str | None:
-    """The secret itself.
-
-    Raises:
-        ConfigError: it is not where the configuration says.
-    """
-    if where is None:
-        return None
-    path = f"broker.security.{name}"
-    if where.env is not None:
-        value = os.environ.get(where.env)
-        if not value:
-            raise ConfigError(f"{path}.env: the environment variable {where.env} is not set")
-        return value
-    value = _read(f"{path}.file", where.file or "").rstrip("\r\n")
-    if not value:
-        raise ConfigError(f"{path}.file: {where.file}: is empty")
-    return value
-
-
-def _read(field: str, path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{field}: {path}: cannot be read: {reason}") from None
-
-
 def any_reachable(config: Config, known: Iterable[str], timeout_s: float) -> bool:
-    """Whether any broker, of the configured or of the `known` ones, lets a client in by then.
+    """Return true when a broker, configured or `known`, lets a client in within `timeout_s`.
 
     Each is asked on its own: a client that is given several spends all of its time on one that
     hangs.
@@ -285,61 +145,3 @@ def abandon(producer: KafkaProducer) -> None:
 
     # Its thread may hang on a broker that does not answer; nobody waits for it.
     threading.Thread(target=close, daemon=True).start()
-
-
-@contextmanager
-def translate_errors(config: Config) -> Iterator[None]:
-    """Make the client's errors the broker contract's.
-
-    Raises:
-        FencedError: another producer has taken this one's place.
-        BrokerTimeoutError: the brokers did not answer, or not in time; trying again may help.
-        UnknownTopicError: there is no such topic.
-        NotRetainedError: what should be read was deleted.
-        BrokerError: any other refusal.
-    """
-    try:
-        yield
-    except kafka_errors.KafkaError as error:
-        raise to_broker_error(error, config) from error
-    except OSError as error:
-        raise BrokerError(
-            f"Kafka at {kafka_settings(config).bootstrap_servers}: {error}"
-        ) from error
-
-
-def to_broker_error(error: BaseException, config: Config) -> BrokerError:
-    """An error of the client as one of the broker contract's."""
-    settings = kafka_settings(config)
-    where = f"Kafka at {settings.bootstrap_servers}"
-    if isinstance(error, kafka_errors.KafkaTimeoutError) and "bootstrap" in str(error):
-        error = _last_refusal.within(settings.timeout / 1000) or error
-    name = type(error).__name__
-    what = str(error) if name in str(error) else f"{name}: {error}".removesuffix(": ")
-    if isinstance(error, _FENCED):
-        return FencedError(f"another worker has taken the partition over ({what})")
-    if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
-        return UnknownTopicError(
-            f"{where} lacks a topic ({what}); `streamgauge topics create` makes them all"
-        )
-    if isinstance(error, kafka_errors.OffsetOutOfRangeError):
-        return NotRetainedError(f"{where} no longer retains this ({what})")
-    is_asked = settings.security.protocol != "PLAINTEXT"
-    if is_asked and "disconnected" in what:
-        # Its answer and the end of the connection come together, and the client drops the answer.
-        return BrokerTimeoutError(
-            f"{where} broke every connection off for {duration_text(settings.timeout)} while we "
-            "said who we are; most likely it does not accept our credentials: see broker.security"
-        )
-    if isinstance(error, kafka_errors.SaslAuthenticationFailedError):
-        return BrokerError(f"{where} does not accept our credentials; see broker.security")
-    if isinstance(error, kafka_errors.AuthorizationError):
-        return BrokerError(f"{where} does not allow this ({what}); grant it to our user")
-    # Of a transaction's request the client says it in words alone.
-    is_late = kafka_errors.RequestTimedOutError.__name__ in what
-    if is_late or isinstance(error, kafka_errors.KafkaTimeoutError | kafka_errors.RetriableError):
-        return BrokerTimeoutError(
-            f"{where} did not answer within {duration_text(settings.timeout)} ({what}); "
-            "check that it runs, broker.bootstrap_servers and broker.security"
-        )
-    return BrokerError(f"{where}: {what}")

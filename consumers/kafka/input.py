@@ -12,7 +12,8 @@ from kafka.errors import CorruptRecordError, OffsetOutOfRangeError
 
 from streamgauge.consumers.broker import BrokerError, Checkpoint
 from streamgauge.consumers.input_buffer import InputBuffer
-from streamgauge.consumers.kafka.client import kafka_settings, make_consumer, translate_errors
+from streamgauge.consumers.kafka.client import kafka_settings, make_consumer
+from streamgauge.consumers.kafka.errors import translate_errors
 from streamgauge.consumers.kafka.ranges import as_records, ask_offsets
 
 if TYPE_CHECKING:

@@ -16,12 +16,8 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from streamgauge.consumers.broker import BrokerTimeoutError
-from streamgauge.consumers.kafka.client import (
-    kafka_settings,
-    make_consumer,
-    to_broker_error,
-    translate_errors,
-)
+from streamgauge.consumers.kafka.client import kafka_settings, make_consumer
+from streamgauge.consumers.kafka.errors import to_broker_error, translate_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -11,7 +11,8 @@ from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from streamgauge.consumers.broker import BrokerTimeoutError, NotRetainedError
-from streamgauge.consumers.kafka.client import kafka_settings, make_consumer, translate_errors
+from streamgauge.consumers.kafka.client import kafka_settings, make_consumer
+from streamgauge.consumers.kafka.errors import translate_errors
 from streamgauge.stream.config import duration_text
 from streamgauge.stream.records import Record
 

@@ -1,144 +1,27 @@
-"""Producers and readers of Kafka."""
+"""A reader of whole topics, alone or as the one reader of a group."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Self
 
-from kafka import KafkaProducer, TopicPartition
+from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from streamgauge.consumers.broker import BrokerError, UnknownTopicError
-from streamgauge.consumers.kafka.client import (
-    REQUEST_TIMEOUT_MS,
-    abandon,
-    kafka_settings,
-    make_consumer,
-    make_producer,
-    translate_errors,
-)
+from streamgauge.consumers.kafka.client import kafka_settings, make_consumer
+from streamgauge.consumers.kafka.errors import translate_errors
 from streamgauge.consumers.kafka.membership import Membership
 from streamgauge.consumers.kafka.ranges import as_records, ask_offsets
 from streamgauge.consumers.kafka.topics import Admin
-from streamgauge.consumers.kafka.transaction import ProducerRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from streamgauge.consumers.config import Config
-    from streamgauge.stream.records import Headers, Record
+    from streamgauge.stream.records import Record
 
-_QUEUE_MAX = 1000
 _POLL_MS = 100
-
-
-class TopicProducer:
-    """Writes records to Kafka; see `streamgauge.consumers.broker.Producer`.
-
-    A record whose acknowledgement was lost is sent once more by the next `flush`: the join counts
-    it as a duplicate. It is sent by another client, since one that has failed may never recover.
-    """
-
-    def __init__(self, config: Config, topics: frozenset[str]) -> None:
-        self._config = config
-        self._topics = topics
-        self._queued: list[ProducerRecord] = []
-        self._producer: KafkaProducer | None = None
-        with translate_errors(config):
-            self._client()
-
-    def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None = None,
-        headers: Headers = (),
-        timestamp_ms: int | None = None,
-    ) -> None:
-        """Queue a record; equal keys go to the same partition. `timestamp_ms` None means now.
-
-        When a thousand records are queued they are flushed first.
-
-        Raises:
-            UnknownTopicError: there is no such topic.
-            BrokerTimeoutError: the queue was full and could not be written in time; this record
-                is not queued, the others still are.
-        """
-        if topic not in self._topics:
-            raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
-        if len(self._queued) >= _QUEUE_MAX:
-            self.flush()
-        if timestamp_ms is None:
-            timestamp_ms = time.time_ns() // 1_000_000
-        # Kafka has no record with neither a key nor a value.
-        self._queued.append(
-            ProducerRecord(
-                topic, b"" if key is value is None else key, value, headers, timestamp_ms
-            )
-        )
-
-    def flush(self) -> None:
-        """Write what is queued; when it returns, readers see it.
-
-        Raises:
-            BrokerTimeoutError: not written in time; what was not acknowledged is still queued.
-        """
-        if not self._queued:
-            return
-        try:
-            with translate_errors(self._config):
-                self._write(self._client())
-        except BrokerError:
-            self.close()
-            raise
-
-    def _write(self, producer: KafkaProducer) -> None:
-        """Send what is queued, and keep in the queue what was not acknowledged."""
-        sent = [
-            (
-                row,
-                producer.send(
-                    row.topic, row.value, row.key, list(row.headers), None, row.timestamp_ms
-                ),
-            )
-            for row in self._queued
-        ]
-        try:
-            producer.flush(timeout=kafka_settings(self._config).timeout / 1000)
-        finally:
-            self._queued = [row for row, future in sent if not future.succeeded()]
-        for _, future in sent:
-            if future.failed():
-                raise future.exception
-
-    def _client(self) -> KafkaProducer:
-        if self._producer is None:
-            timeout_ms = kafka_settings(self._config).timeout
-            self._producer = make_producer(
-                self._config,
-                "producer",
-                # The client refuses a time-out that no request fits into.
-                request_timeout_ms=min(REQUEST_TIMEOUT_MS, timeout_ms // 2),
-                delivery_timeout_ms=timeout_ms,
-                max_block_ms=timeout_ms,
-            )
-        return self._producer
-
-    def close(self) -> None:
-        """Let the connections go; what is queued is not written."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            abandon(producer)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Flush."""
-        try:
-            self.flush()
-        finally:
-            self.close()
 
 
 class TopicReader:
@@ -169,7 +52,7 @@ class TopicReader:
             raise
 
     def poll(self, timeout_s: float, max_records: int = 1000) -> list[Record]:
-        """Up to `max_records` unread records, in offset order within a partition.
+        """Return up to `max_records` unread records, in offset order within a partition.
 
         Waits up to `timeout_s` for the first one, or longer where there is one that is only slow
         to come; an empty list means that none was left.
@@ -252,7 +135,7 @@ class TopicReader:
     def _starts(
         self, partitions: list[TopicPartition], *, from_start: bool
     ) -> dict[TopicPartition, int]:
-        """The group's place in each partition, else its start, else its end."""
+        """Return the group's place in each partition, else its start, else its end."""
         consumer = self._consumer
         ask = consumer.beginning_offsets if from_start else consumer.end_offsets
         starts = ask_offsets(ask, partitions, self._timeout_ms)

@@ -10,7 +10,8 @@ from kafka.admin import ConfigResource
 from kafka.errors import TopicAlreadyExistsError
 
 from streamgauge.consumers.broker import BrokerError
-from streamgauge.consumers.kafka.client import client_options, kafka_settings, translate_errors
+from streamgauge.consumers.kafka.client import client_options, kafka_settings
+from streamgauge.consumers.kafka.errors import translate_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

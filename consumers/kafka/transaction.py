@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamgauge.consumers.broker import BrokerTimeoutError, FencedError
-from streamgauge.consumers.kafka.client import abandon, make_producer, translate_errors
+from streamgauge.consumers.kafka.client import abandon, make_producer
+from streamgauge.consumers.kafka.errors import translate_errors
 from streamgauge.consumers.kafka.topics import written_topics
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""The MLflow sink: metric points, alarms and requests from the topics into runs."""
+"""Runs in MLflow, written from the topics and read back."""

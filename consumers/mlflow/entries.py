@@ -1,4 +1,4 @@
-"""What each record of the metrics, alarms and retrain topics adds to a run in MLflow."""
+"""Entries of a run in MLflow, as records of the metrics, alarms and retrain topics make them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
+from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.contracts import AlarmEvent, MetricPoint, RetrainRequest, rfc3339
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ _NOT_IN_A_KEY = re.compile(r"[^\w.\- /]")
 _NOT_IN_A_FILE_NAME = re.compile(r"[^\w.-]")
 
 
-class UnreadableRecordError(ValueError):
+class UnreadableRecordError(StreamgaugeError, ValueError):
     """A record is not what its topic holds; the message says where it is and why."""
 
 
 class RunKey(NamedTuple):
-    """What a run is about: one version of one model."""
+    """The subject of a run: one version of one model."""
 
     model: str
     version: str
@@ -57,7 +58,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one record adds to its run.
+    """The addition of one record to its run.
 
     Attributes:
         timestamp_ms: event time.
@@ -78,7 +79,7 @@ class Entry:
 
 
 def metric_key(name: str) -> str:
-    """`name` as MLflow accepts it: unchanged, or cleaned and told apart by a hash.
+    """Return `name` as MLflow accepts it: unchanged, or cleaned and told apart by a hash.
 
     >>> metric_key("error/adwin width")
     'error/adwin width'
@@ -95,13 +96,13 @@ def metric_key(name: str) -> str:
 
 
 def quiet_points(detectors: Mapping[str, DetectorConfig], timestamp_ms: int) -> list[Point]:
-    """The zeros with which a run's charts of drifts and requests begin."""
+    """Return the zeros with which a run's charts of drifts and requests begin."""
     keys = [_drift_key(detector.signal, name) for name, detector in detectors.items()]
     return [Point(key, 0.0, 0, timestamp_ms) for key in (*keys, _RETRAIN_KEY)]
 
 
 def read_entry(record: Record, config: Config) -> Entry:
-    """What the record says.
+    """Return what a record adds to its run.
 
     Raises:
         UnreadableRecordError: it is not what its topic holds.

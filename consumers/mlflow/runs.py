@@ -1,4 +1,4 @@
-"""Which run an entry goes to, and that it goes there once."""
+"""The log of runs: each entry goes to the run of its version, once."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ class RunLog:
         run.end_ms = None
 
     def _holds(self, run: _OpenRun, record: Record) -> bool:
-        """Whether the run has the record already, read again after a crash."""
+        """Return true if the run has the record already, read again after a crash."""
         name = _partition_of(record)
         place = run.places.get(name)
         if place is None or record.offset > place.offset:
@@ -354,7 +354,7 @@ class RunLog:
             return experiment_id
 
     def _forget_if_deleted(self, key: RunKey) -> bool:
-        """Whether the run or its experiment is no more; then it is to be found or made anew."""
+        """Forget the run, or its experiment, if MLflow has it no more; return true if so."""
         run = self._open_runs.get(key)
         if run is not None:
             if not self._is_deleted(run):

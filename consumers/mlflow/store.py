@@ -1,4 +1,4 @@
-"""The only module that imports mlflow: its store, its errors in our words, our calls to it."""
+"""The one way to MLflow: its store, our calls to it, and its errors in our words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from streamgauge.detectors.errors import StreamgaugeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -40,15 +42,15 @@ _NO_REFUSAL = frozenset({401, 403, 408, 409, 429})
 log = logging.getLogger(__name__)
 
 
-class TrackingError(Exception):
-    """What was asked of MLflow cannot be had; the message says why and what to do."""
+class TrackingError(StreamgaugeError):
+    """MLflow cannot give what was asked of it; the message says why and what to do."""
 
 
 class MLflowDownError(TrackingError):
     """MLflow does not take records now; those that it has not taken wait in the topics."""
 
 
-class RefusedError(Exception):
+class RefusedError(StreamgaugeError):
     """MLflow has answered and will never do this; `missing` says it knows no such thing."""
 
     def __init__(self, reason: str, *, missing: bool = False) -> None:
@@ -57,22 +59,22 @@ class RefusedError(Exception):
 
 
 def default_store(config: Config) -> Path:
-    """The database that is used where no tracking URI is configured."""
+    """Return the path of the database that is used where no tracking URI is configured."""
     return Path(config.broker.data_dir).absolute() / "mlflow.db"
 
 
 def tracking_uri(config: Config) -> str:
-    """Where MLflow keeps the runs: the configured URI, else a database in the broker's folder."""
+    """Return the store's URI: the configured one, else of a database in the broker's folder."""
     return config.mlflow.tracking_uri or f"sqlite:///{default_store(config)}"
 
 
 def redacted_uri(config: Config) -> str:
-    """The tracking URI as it may be printed: without a password."""
+    """Return the tracking URI as it may be printed: without a password."""
     return re.sub(r"://[^@/]*@", "://***@", tracking_uri(config))
 
 
 def connect(config: Config) -> MlflowClient:
-    """A client of the store, which is made where it is the default one and absent.
+    """Return a client of the store, which is made where it is the default one and absent.
 
     Raises:
         MLflowDownError: the store cannot be opened.
@@ -108,7 +110,7 @@ def _create_store(path: Path) -> None:
 
 
 def call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """What MLflow's function returns.
+    """Return what a function of MLflow returns.
 
     Raises:
         MLflowDownError: it could not be reached, or cannot do it now.
@@ -124,7 +126,7 @@ def call(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def ask(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """What MLflow's function returns, where a refusal is no record's fault.
+    """Return what a function of MLflow returns, for calls whose refusal is no record's fault.
 
     Raises:
         MLflowDownError: it does not answer this, for whatever reason.
@@ -136,7 +138,7 @@ def ask(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def translate_error(error: Exception) -> MLflowDownError | RefusedError:
-    """Whether an error of MLflow, or of a library under it, passes or is final, and why."""
+    """Return an error of MLflow, or of a library under it, as an outage or as a refusal."""
     text = str(error).strip()
     system_error = re.search(r"\[Errno -?\d+\] [\w ]+", text)
     if system_error is not None:
@@ -166,7 +168,7 @@ def _is_outage(error: Exception) -> bool:
 
 
 def active_runs(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> list[Run]:
-    """The experiment's runs that carry these tags and are not deleted, the oldest first."""
+    """Return the experiment's runs that carry these tags and are not deleted, the oldest first."""
     # MLflow's filters cannot quote every string: what might need it becomes LIKE's wildcard.
     patterns = {name: re.sub(r"[^\w.\- /:]", "_", value) for name, value in tags.items()}
     query = " and ".join(f"tags.`{name}` LIKE '{like}'" for name, like in patterns.items())
@@ -183,7 +185,7 @@ def active_runs(client: MlflowClient, experiment_id: str, tags: dict[str, str]) 
 
 
 def find_experiment(client: MlflowClient, config: Config) -> str | None:
-    """The id of the configured experiment; None where there is none yet.
+    """Return the id of the configured experiment; None where there is none yet.
 
     Raises:
         MLflowDownError: MLflow does not answer, or the experiment is deleted.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from streamgauge.consumers.broker import TopicInfo
-    from streamgauge.consumers.mlflow.sink import MetricHistory
+    from streamgauge.consumers.mlflow.history import MetricHistory
 
 
 def plain_table(*columns: str, numbers: Sequence[str] = ()) -> Table:

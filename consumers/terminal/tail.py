@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from streamgauge.consumers.published import document, is_of_model
-from streamgauge.consumers.terminal.views import LinesView, MetricsView, View, clean, line
+from streamgauge.consumers.terminal.format import clean
+from streamgauge.consumers.terminal.views import LinesView, MetricsView, View, line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

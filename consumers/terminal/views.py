@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from rich.table import Table
 from rich.text import Text
 
+from streamgauge.consumers.terminal.format import (
+    before_after,
+    clean,
+    moment,
+    number,
+    sparkline,
+    without_year,
+)
 from streamgauge.stream.contracts import rfc3339
 
 if TYPE_CHECKING:
@@ -25,7 +31,6 @@ LINES_MAX = 200  # alarms, requests and dead letters kept for the table
 VERSIONS_MAX = 100  # model versions kept for the table
 TREND = 16  # points in a sparkline
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
 _ARROWS = {"up": "↑", "down": "↓", "none": " "}
 _STYLES = {
     "drift": "red",
@@ -36,77 +41,14 @@ _STYLES = {
     "moderate": "dark_orange",
     "severe": "red",
 }
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _SIGNALS = ("performance", "error", "learner_error", "join")
 # The metric of each signal that gets the sparkline: the first of these that is there, else the mean
 # of a detector, which is of late, else whichever comes first.
 _MAIN = ("accuracy_window", "mae_window", "window_mean", "n_pending")
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """A series as `width` bars at most, each the mean of its share of the values.
-
-    Bars span 0.1 at least where values are in [0, 1], else a tenth of their mean: a steady series
-    looks steady, however little it moves.
-
-    >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8), sparkline([1, 1, 9, 9], 2), sparkline([5, 5], 8)
-    ('▁▂▃▄▅▆▇█', '▁█', '▅▅')
-    >>> sparkline([0.92, 0.91, 0.92, 0.90], 4), sparkline([5000, 5010], 2)
-    ('▅▅▅▄', '▄▅')
-    """
-    series = list(values)
-    n = min(width, len(series))
-    edges = [i * len(series) // n for i in range(n + 1)] if n else []
-    means = [sum(series[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, high = min(means, default=0.0), max(means, default=0.0)
-    span = max(high - low, _span_min(means))
-    if not span:
-        return _BLOCKS[0] * n
-    start = low - (span - (high - low)) / 2
-    return "".join(_BLOCKS[round((mean - start) / span * (len(_BLOCKS) - 1))] for mean in means)
-
-
-def _span_min(means: Sequence[float]) -> float:
-    if all(0 <= mean <= 1 for mean in means):
-        return 0.1
-    return 0.1 * abs(sum(means) / len(means))
-
-
-def clean(value: object) -> str:
-    """Text that cannot steer the terminal, whatever a record holds."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
-
-
-def _number(value: object) -> str:
-    """A number in about six characters.
-
-    >>> [_number(x) for x in (0.123456, 12345, 12.0, 1234.56, 1.5e9, None)]
-    ['0.123', '12,345', '12', '1,235', '1.5e+09', '?']
-    """
-    if not isinstance(value, int | float):
-        return "?"
-    if abs(value) >= 1e7:
-        return f"{value:.3g}"
-    if value == int(value) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def _moment(value: object) -> str:
-    """An RFC 3339 time to the second, as `2024-01-01 00:00:00`."""
-    return clean(value or "?")[:19].replace("T", " ")
-
-
-def _without_year(text: str) -> str:
-    return text[5:] if _MOMENT.fullmatch(text) else text
-
-
 def _version(of: Document) -> str:
     return f"{clean(of.get('model', '?'))}/{clean(of.get('version', '?'))}"
-
-
-def _before_after(before: object, after: object) -> str:
-    return f"{_number(before)} → {_number(after)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,12 +74,12 @@ def _alarm_change(alarm: Document) -> str:
     if alarm.get("mean_before") is None and alarm.get("detail"):
         return clean(alarm["detail"])
     arrow = _ARROWS.get(str(alarm.get("direction")), " ")
-    return f"{arrow} {_before_after(alarm.get('mean_before'), alarm.get('mean_after'))}"
+    return f"{arrow} {before_after(alarm.get('mean_before'), alarm.get('mean_after'))}"
 
 
 def _retrain_change(event: Document) -> str:
     for name, metric in event["data"].get("metrics", {}).items():
-        return f"{clean(name)} {_before_after(metric.get('before'), metric.get('after'))}"
+        return f"{clean(name)} {before_after(metric.get('before'), metric.get('after'))}"
     return ""
 
 
@@ -147,25 +89,25 @@ def _source(letter: Document) -> str:
 
 _COLUMNS: dict[TopicKind, tuple[Column, ...]] = {
     "alarms": (
-        Column(title="time", text=lambda a: _moment(a.get("timestamp"))),
+        Column(title="time", text=lambda a: moment(a.get("timestamp"))),
         Column(title="model", text=_version, least=8),
         Column(title="signal", text=lambda a: clean(a.get("signal", "")), wide_only=True),
         Column(title="detector", text=lambda a: clean(a.get("detector", "")), least=12),
         Column(title="kind", text=lambda a: clean(a.get("kind", ""))),
         Column(title="before → after", text=_alarm_change, least=15),
-        Column(title="index", text=lambda a: _number(a.get("index")), right=True),
-        Column(title="onset", text=lambda a: _number(a.get("onset")), right=True, wide_only=True),
+        Column(title="index", text=lambda a: number(a.get("index")), right=True),
+        Column(title="onset", text=lambda a: number(a.get("onset")), right=True, wide_only=True),
     ),
     "retrain": (
-        Column(title="time", text=lambda e: _moment(e.get("time"))),
+        Column(title="time", text=lambda e: moment(e.get("time"))),
         Column(title="model", text=lambda e: _version(e["data"]), least=8),
-        Column(title="episode", text=lambda e: _number(e["data"].get("episode")), right=True),
+        Column(title="episode", text=lambda e: number(e["data"].get("episode")), right=True),
         Column(title="severity", text=lambda e: clean(e["data"].get("severity", ""))),
         Column(title="reason", text=lambda e: clean(e["data"].get("reason", "")), wide_only=True),
         Column(title="before → after", text=_retrain_change, least=19),
         Column(
             title="outcomes",
-            text=lambda e: _number(e["data"].get("window", {}).get("n_outcomes")),
+            text=lambda e: number(e["data"].get("window", {}).get("n_outcomes")),
             right=True,
         ),
         Column(
@@ -189,8 +131,8 @@ _COLUMNS: dict[TopicKind, tuple[Column, ...]] = {
 def line(kind: TopicKind, shown: Document) -> str:
     """One line of text for one document, for a person whose terminal is a pipe."""
     if kind == "metrics":
-        values = "  ".join(f"{clean(k)}={_number(v)}" for k, v in shown["values"].items())
-        time = _moment(rfc3339(shown["timestamp_ms"]))
+        values = "  ".join(f"{clean(k)}={number(v)}" for k, v in shown["values"].items())
+        time = moment(rfc3339(shown["timestamp_ms"]))
         signal = clean(shown["signal"])
         return f"{time}  {_version(shown)}  {signal}  step={shown['step']}  {values}"
     return "  ".join(column.text(shown) for column in _COLUMNS[kind])
@@ -225,7 +167,7 @@ class LinesView:
         newest = list(self._documents)[-_height(console) :]
         cells = [[column.text(shown) for column in columns] for shown in newest]
         if not wide:
-            cells = [[_without_year(text) for text in row] for row in cells]
+            cells = [[without_year(text) for text in row] for row in cells]
         widths = _fit(columns, cells, options.max_width)
         for column, width in zip(columns, widths, strict=True):
             table.add_column(
@@ -292,7 +234,7 @@ class MetricsView:
         for version in sorted(self._versions):
             signals = self._versions[version]
             step = max(latest.step for latest in signals.values())
-            outcomes = f"  {_number(step)} outcomes"
+            outcomes = f"  {number(step)} outcomes"
             name = Text(version, "bold")
             name.truncate(options.max_width - len(outcomes), overflow="ellipsis")
             lines.append(name + outcomes)
@@ -337,9 +279,9 @@ class _Latest:
         if not self.main:
             return ""
         spark = sparkline(self.trend, TREND)
-        text = f"{clean(self.main):<16}{_number(self.values[self.main]):>7}  {spark:<{TREND}}"
+        text = f"{clean(self.main):<16}{number(self.values[self.main]):>7}  {spark:<{TREND}}"
         for name, value in self.values.items():
-            item = f"  {clean(name)} {_number(value)}"
+            item = f"  {clean(name)} {number(value)}"
             if name != self.main and len(text) + len(item) <= width:
                 text += item
         return text

@@ -9,14 +9,16 @@ import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from streamgauge.detectors.errors import StreamgaugeError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from streamgauge.stream.config import Task
 
-Value = int | float | str | None
-CsvFeatures = dict[str, Value]
+CsvValue = int | float | str | None
+CsvFeatures = dict[str, CsvValue]
 Target = int | float | str
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
@@ -26,7 +28,7 @@ DIGITS_MAX = 100  # Python refuses to convert thousands
 _MISSING = frozenset({"", "?", "n/a", "na", "nan", "none", "null"})
 
 
-class CsvError(ValueError):
+class CsvError(StreamgaugeError, ValueError):
     """The file cannot be used; the message says where and why."""
 
 
@@ -47,7 +49,7 @@ class CsvRow(NamedTuple):
     target: str
 
 
-def parse_value(text: str) -> Value:
+def parse_value(text: str) -> CsvValue:
     """What a cell holds: a finite number, nothing, or text.
 
     >>> [parse_value(text) for text in ("7", "0.5", "", "NaN", "n/a", "1_000", "7 days")]
@@ -151,7 +153,7 @@ def _with_point(text: str, decimal: str) -> str:
     return pointed if isinstance(parse_value(pointed), int | float) else text
 
 
-def are_many(targets: Sequence[Value]) -> bool:
+def are_many(targets: Sequence[CsvValue]) -> bool:
     """Whether numeric targets cannot be classes: fractions, or fewer than five rows to a class.
 
     >>> are_many([1.5, 2.0]), are_many([*range(26)] * 5), are_many(range(100))
@@ -163,7 +165,7 @@ def are_many(targets: Sequence[Value]) -> bool:
     return len(numbers) > max(CLASSES_MAX, len(targets) / 5)
 
 
-def are_names(targets: Sequence[Value]) -> bool:
+def are_names(targets: Sequence[CsvValue]) -> bool:
     """Whether targets cannot be classes, numbers or not: many, with under two rows to each.
 
     >>> are_names([f"customer {i}" for i in range(100)]), are_names(["yes", "no"])
@@ -172,7 +174,7 @@ def are_names(targets: Sequence[Value]) -> bool:
     return len(set(targets)) > max(CLASSES_MAX, len(targets) / 2)
 
 
-def infer_task(targets: Iterable[Value]) -> Task:
+def infer_task(targets: Iterable[CsvValue]) -> Task:
     """Whether a target is a class or a quantity: text or few whole numbers are classes.
 
     >>> infer_task([0.0, 1.0]), infer_task(range(21)), infer_task(["1", "up"])

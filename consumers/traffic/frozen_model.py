@@ -6,6 +6,8 @@ import math
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from streamgauge.detectors.errors import StreamgaugeError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from streamgauge.stream.config import Task
 
 
-class FrozenModelError(ValueError):
+class FrozenModelError(StreamgaugeError, ValueError):
     """The model cannot be made, trained or used; the message says why."""
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamgauge.consumers.summary import counted
+from streamgauge.consumers.terminal.format import counted
 from streamgauge.consumers.traffic.csv_rows import (
     ColumnError,
     CsvError,
     CsvRow,
+    CsvValue,
     Target,
-    Value,
     are_many,
     are_names,
     count_rows,
@@ -35,6 +35,7 @@ from streamgauge.consumers.traffic.frozen_model import (
 )
 from streamgauge.consumers.traffic.labels import ROW_MS, START_MS, Event, EventWriter, LabelSchedule
 from streamgauge.consumers.traffic.send import send_events
+from streamgauge.detectors.errors import StreamgaugeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _NAME_LENGTH_MAX = 200  # of models and versions in events
 
 
-class ReplayError(ValueError):
+class ReplayError(StreamgaugeError, ValueError):
     """An option or the file as a whole cannot be used; the message says which and why."""
 
 
@@ -309,7 +310,7 @@ class CsvReplay:
         return ReplayError(f"{self._options.path}: line {row.line}: {problem}")
 
 
-def _all_numbers(values: list[Value]) -> bool:
+def _all_numbers(values: list[CsvValue]) -> bool:
     return not any(isinstance(value, str) for value in values)
 
 

@@ -17,6 +17,8 @@ import msgspec
 import numpy as np
 import river
 
+from streamgauge.detectors.errors import StreamgaugeError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 
 
-class LearnerStateError(ValueError):
+class LearnerStateError(StreamgaugeError, ValueError):
     """A stored learner cannot be trusted or read; the message says why. Start a fresh one."""
 
 

@@ -28,7 +28,7 @@ from streamgauge.consumers.broker import BrokerError, NotRetainedError
 from streamgauge.consumers.cli.main import cli, main
 from streamgauge.consumers.config import read_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
-from streamgauge.consumers.mlflow import sink as mlflow_sink
+from streamgauge.consumers.mlflow import service as mlflow_service
 from streamgauge.consumers.traffic.demo_stream import demo_stream
 from streamgauge.consumers.verify import Verified, verify_all
 from streamgauge.stream.records import MONITOR_INPUTS
@@ -639,7 +639,7 @@ def test_on_kafka_it_is_said_that_metrics_stay_on_this_machine(
 
     monkeypatch.setattr(running, "run", ends)
     for name in ("main_child", "main_service"):
-        monkeypatch.setattr(mlflow_sink, name, ends)
+        monkeypatch.setattr(mlflow_service, name, ends)
     path = write_config(
         tmp_path,
         f"broker: {{kind: kafka, bootstrap_servers: '127.0.0.1:1'}}\nmlflow: {mlflow}",

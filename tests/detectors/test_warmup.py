@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from streamgauge.consumers import run as run_module
-from streamgauge.consumers import warmup
 from streamgauge.consumers.cli.main import cli
 from streamgauge.consumers.config import load_config
+from streamgauge.detectors import warmup
 from streamgauge.detectors.kinds import KINDS
 from tests.support.harness import crowded_config
 
@@ -43,7 +43,7 @@ def test_a_second_warm_up_compiles_nothing():
 
 
 def test_code_that_cannot_be_kept_is_an_error(monkeypatch):
-    lost = warmup.WarmUp(n_kinds=2, n_compiled=5, n_lost=1, n_loaded=0, folders=(), seconds=1.0)
+    lost = warmup.WarmUp(n_kinds=2, n_compiled=5, n_lost=1, n_loaded=0, folders=())
     monkeypatch.setattr(warmup, "warm_up", lambda: lost)
     done = CliRunner().invoke(cli, ["warmup"])
     assert done.exit_code == 1
@@ -53,7 +53,7 @@ def test_code_that_cannot_be_kept_is_an_error(monkeypatch):
 
 def test_nothing_is_compiled_once_events_come():
     program = """
-from streamgauge.consumers.warmup import warm_up_for
+from streamgauge.consumers.run import warm_up_for
 from streamgauge.detectors.compiled import FUNCTIONS
 from streamgauge.stream.monitor import AlarmFinding
 from streamgauge.consumers.config import load_config
@@ -72,7 +72,7 @@ print(cold, warm, n() if step(1).n_requests else "silent")
 def test_no_kind_compiles_anything_once_events_come():
     program = """
 import random
-from streamgauge.consumers.warmup import warm_up_for
+from streamgauge.consumers.run import warm_up_for
 from streamgauge.detectors import detector_from_state, make_detector
 from streamgauge.detectors.compiled import FUNCTIONS
 from streamgauge.detectors.kinds import KINDS
@@ -100,7 +100,7 @@ print(*(f"{f.__module__}.{f.__name__}" for f in late), "of", sum(warm) > len(KIN
 
 def test_a_detector_that_breaks_on_values_ends_no_worker():
     kswin = {"kind": "river.drift.KSWIN", "params": {"window_size": 30, "stat_size": 20}}
-    warmup.warm_up_for(load_config({"defaults": {"detectors": {"kswin": kswin}}}))
+    run_module.warm_up_for(load_config({"defaults": {"detectors": {"kswin": kswin}}}))
 
 
 class StoppedError(Exception):
@@ -123,19 +123,19 @@ def test_a_worker_compiles_before_it_has_partitions(tmp_path, monkeypatch):
 
 def test_every_models_detectors_are_made_ready(monkeypatch):
     made = []
-    make = warmup.make_detector
+    make = run_module.make_detector
     monkeypatch.setattr(
-        warmup, "make_detector", lambda kind, params: made.append(kind) or make(kind, params)
+        run_module, "make_detector", lambda kind, params: made.append(kind) or make(kind, params)
     )
     own = {"detectors": {"a": {"kind": "river.drift.binary.DDM"}}}
-    warmup.warm_up_for(load_config({"models": {"m": {"task": "classification", **own}}}))
+    run_module.warm_up_for(load_config({"models": {"m": {"task": "classification", **own}}}))
     assert made == ["MixtureESR", "ADWIN", "PageHinkley", "river.drift.binary.DDM"]
 
 
 def test_a_kind_is_exercised_once_however_many_models_have_it(monkeypatch):
     exercised = []
-    monkeypatch.setattr(warmup, "_exercise", lambda detector: exercised.append(detector.kind))
+    monkeypatch.setattr(run_module, "exercise", lambda detector: exercised.append(detector.kind))
     own = {"detectors": {"a": {"kind": "ADWIN"}, "b": {"kind": "KSWIN"}}}
     models = {name: {"task": "classification", **own} for name in "mno"}
-    warmup.warm_up_for(load_config({"models": models}))
+    run_module.warm_up_for(load_config({"models": models}))
     assert sorted(exercised) == ["ADWIN", "KSWIN", "MixtureESR", "PageHinkley"]

@@ -12,7 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from streamgauge.consumers.mlflow.sink import mlflow_ui_command
+from streamgauge.consumers.mlflow.history import mlflow_ui_command
 
 
 class MLflowServer:

@@ -9,8 +9,8 @@ from kafka import KafkaAdminClient, TopicPartition
 from streamgauge.consumers.broker import BrokerError
 from streamgauge.consumers.kafka import assignment as kafka_assignment
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
+from streamgauge.consumers.kafka.producer import TopicProducer
 from streamgauge.consumers.kafka.ranges import RangeReader
-from streamgauge.consumers.kafka.reader import TopicProducer
 from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, internal_topic
 from streamgauge.consumers.kafka.transaction import ProducerRecord, TransactionalWriter
 from streamgauge.stream.records import MONITOR_INPUTS

@@ -22,15 +22,17 @@ from hypothesis import strategies as st
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow import entries as mlflow_entries
-from streamgauge.consumers.mlflow import sink as mlflow_sink
 from streamgauge.consumers.mlflow import store as mlflow_store
 from streamgauge.consumers.mlflow.entries import metric_key
-from streamgauge.consumers.mlflow.sink import (
-    MLflowDownError,
-    MLflowSink,
-    TrackingError,
+from streamgauge.consumers.mlflow.history import (
+    MetricHistory,
+    charts_url,
     metric_histories,
+    mlflow_ui_command,
 )
+from streamgauge.consumers.mlflow.service import run_sink
+from streamgauge.consumers.mlflow.sink import MLflowSink
+from streamgauge.consumers.mlflow.store import MLflowDownError, TrackingError
 from streamgauge.stream.contracts import (
     RETRAIN_REQUESTED,
     AlarmEvent,
@@ -139,7 +141,7 @@ def log_all(config):
     drain, leave = threading.Event(), threading.Event()
     drain.set()
     with EmbeddedBroker(config) as broker:
-        return mlflow_sink.run_sink(config, broker, drain=drain, leave=leave, drain_timeout_s=0)
+        return run_sink(config, broker, drain=drain, leave=leave, drain_timeout_s=0)
 
 
 def client_of(config):
@@ -300,7 +302,7 @@ def test_alarms_and_requests_become_charts_tags_and_an_artifact(config):
 
 CRASH = """
     import os, signal, sys, threading
-    from streamgauge.consumers.mlflow import sink as mlflow_sink
+    from streamgauge.consumers.mlflow.service import run_sink
     from streamgauge.consumers.embedded.broker import EmbeddedBroker
     from streamgauge.consumers.embedded.clients import EmbeddedReader
     from streamgauge.consumers.config import load_config
@@ -317,7 +319,7 @@ CRASH = """
     drain = threading.Event()
     drain.set()
     with EmbeddedBroker(config) as broker:
-        mlflow_sink.run_sink(config, broker, drain=drain, leave=threading.Event())
+        run_sink(config, broker, drain=drain, leave=threading.Event())
 """
 
 
@@ -459,7 +461,7 @@ def test_a_drain_gives_up_on_a_store_that_stays_down_and_loses_nothing(
     with EmbeddedBroker(down) as broker:
         drain, leave = threading.Event(), threading.Event()
         drain.set()
-        report = mlflow_sink.run_sink(down, broker, drain=drain, leave=leave, drain_timeout_s=1.2)
+        report = run_sink(down, broker, drain=drain, leave=leave, drain_timeout_s=1.2)
 
     assert 1.2 <= time.monotonic() - started < 15
     assert (report.n_logged, report.n_waiting) == (0, 2500)
@@ -533,10 +535,12 @@ CHILD = """
     import sys
     from streamgauge.consumers.mlflow import sink as mlflow_sink
     from streamgauge.consumers.config import load_config
+    from streamgauge.consumers.mlflow import service
+    from streamgauge.consumers.config import load_config
 
     main, folder, uri = sys.argv[1:]
     config = {"broker": {"data_dir": folder}, "mlflow": {"tracking_uri": uri}}
-    sys.exit(getattr(mlflow_sink, main)(load_config(config)))
+    sys.exit(getattr(service, main)(load_config(config)))
 """
 
 
@@ -616,14 +620,12 @@ def test_histories_of_a_run_and_of_a_model(config):
     of_the_run = measured(metric_histories(config, run_id=first))
 
     assert of_the_run == [
-        mlflow_sink.MetricHistory(first, "fraud", "1", "3_error/mean", 3, 100, 300, 0.3, 0.2, 0.5),
-        mlflow_sink.MetricHistory(
-            first, "fraud", "1", "3_error/width", 1, 300, 300, 32.0, 32.0, 32.0
-        ),
+        MetricHistory(first, "fraud", "1", "3_error/mean", 3, 100, 300, 0.3, 0.2, 0.5),
+        MetricHistory(first, "fraud", "1", "3_error/width", 1, 300, 300, 32.0, 32.0, 32.0),
     ]
     assert measured(metric_histories(config, model="fraud")) == [
         *of_the_run,
-        mlflow_sink.MetricHistory(second, "fraud", "2", "3_error/mean", 1, 100, 100, 0.9, 0.9, 0.9),
+        MetricHistory(second, "fraud", "2", "3_error/mean", 1, 100, 100, 0.9, 0.9, 0.9),
     ]
     with pytest.raises(TrackingError, match="no run 'abc' in MLflow at sqlite:"):
         metric_histories(config, run_id="abc")
@@ -654,27 +656,27 @@ def test_a_model_may_have_any_name(config):
 def test_the_default_store_is_in_the_brokers_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = a_config("some data")
-    assert mlflow_sink.tracking_uri(config) == f"sqlite:///{tmp_path}/some data/mlflow.db"
+    assert mlflow_store.tracking_uri(config) == f"sqlite:///{tmp_path}/some data/mlflow.db"
     command = "mlflow ui --backend-store-uri 'sqlite:///some data/mlflow.db'"
-    assert mlflow_sink.mlflow_ui_command(config) == command
+    assert mlflow_ui_command(config) == command
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     elsewhere = a_config(tmp_path / "elsewhere")
     command = f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/elsewhere/mlflow.db"
-    assert mlflow_sink.mlflow_ui_command(elsewhere) == command
+    assert mlflow_ui_command(elsewhere) == command
     remote = a_config("some data", tracking_uri="http://host:5000")
-    assert mlflow_sink.mlflow_ui_command(remote) == "python -m webbrowser http://host:5000"
+    assert mlflow_ui_command(remote) == "python -m webbrowser http://host:5000"
 
 
 def test_the_address_of_the_charts_is_that_of_the_newest_run(config):
     with pytest.raises(TrackingError, match="no run of model 'fraud'"):
-        mlflow_sink.charts_url(config, "fraud")
+        charts_url(config, "fraud")
     publish(config, a_point(100, {"mean": 0.5}))
     publish(config, a_point(100, {"mean": 0.9}, version="2", timestamp_ms=T0_MS + 1000))
     log_all(config)
     run_id = the_run(config, version="2").info.run_id
     path = f"/#/experiments/1/runs/{run_id}/model-metrics?workflowType=machine_learning"
-    assert mlflow_sink.charts_url(config, "fraud") == f"http://localhost:5000{path}"
+    assert charts_url(config, "fraud") == f"http://localhost:5000{path}"
 
 
 def test_the_experiment_is_no_experiment_with_language_models(config):

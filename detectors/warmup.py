@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,7 +12,6 @@ from streamgauge.detectors.kinds import KINDS
 from streamgauge.detectors.row import RowDetector
 
 if TYPE_CHECKING:
-    from streamgauge.consumers.config import Config
     from streamgauge.detectors import Detector
 
 # What every detector takes, those of 0 and 1 too; enough for windows to grow, and changes.
@@ -21,7 +19,7 @@ _VALUES = np.repeat([0.0, 1.0, 0.0], 250)
 
 
 class WarmUp(NamedTuple):
-    """What a warm-up came to.
+    """The outcome of a warm-up.
 
     Attributes:
         n_kinds: kinds of detectors that are ready.
@@ -29,7 +27,6 @@ class WarmUp(NamedTuple):
         n_lost: of those, the functions whose code could not be kept.
         n_loaded: functions whose code was kept already.
         folders: where the code is.
-        seconds: how long it took.
     """
 
     n_kinds: int
@@ -37,15 +34,13 @@ class WarmUp(NamedTuple):
     n_lost: int
     n_loaded: int
     folders: tuple[str, ...]
-    seconds: float
 
 
 def warm_up() -> WarmUp:
     """Make the code of every kind of detector, and its banks, ready; keep it where possible."""
-    started_s = time.monotonic()
     for kind in KINDS:
         detector = make_detector(kind)
-        _exercise(detector)
+        exercise(detector)
         if isinstance(detector, RowDetector):
             _exercise_bank(detector)
     stats = [function.stats for function in FUNCTIONS]
@@ -56,25 +51,7 @@ def warm_up() -> WarmUp:
         n_lost=sum(one.cache_path is None for one in compiled),
         n_loaded=sum(bool(one.cache_hits) for one in stats),
         folders=tuple(sorted({one.cache_path for one in stats if one.cache_path is not None})),
-        seconds=time.monotonic() - started_s,
     )
-
-
-def warm_up_for(config: Config) -> None:
-    """Make the code of the configured detectors ready.
-
-    Raises:
-        ValueError: a detector cannot be made.
-    """
-    ready: set[str] = set()
-    for model in (config.defaults, *config.models.values()):
-        for chosen in model.detectors.values():
-            detector = make_detector(chosen.kind, chosen.params)
-            # River's are not compiled, and may fail on values, which ends no worker. Ours are the
-            # same code whatever their parameters.
-            if isinstance(detector, RowDetector) and chosen.kind not in ready:
-                _exercise(detector)
-                ready.add(chosen.kind)
 
 
 def _exercise_bank(detector: RowDetector) -> None:
@@ -87,7 +64,8 @@ def _exercise_bank(detector: RowDetector) -> None:
     bank.remove(bank.idle(before=1.0))
 
 
-def _exercise(detector: Detector) -> None:
+def exercise(detector: Detector) -> None:
+    """Make a detector call all of its code, on zeros and ones, so that it is compiled now."""
     detector.update_many(_VALUES)
     # A rise after many zeros: where the last value is the best yet, HDDM's readings call nothing.
     detector.update(1.0)
