@@ -20,6 +20,18 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
+def pytest_collection_modifyitems(items):
+    """Keep together, where several processes run the tests, what shares what takes long to make.
+
+    That is a file, for its fixtures, and all that stands on the three brokers, which are started
+    once. Each process has a single broker of its own: tests put proxies before it.
+    """
+    for item in items:
+        on_three = "kafka_cluster3" in item.fixturenames
+        group = "three brokers" if on_three else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @dataclass(frozen=True)
 class OutsideCluster:
     """A cluster that somebody else runs, known by its address alone."""

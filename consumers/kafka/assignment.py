@@ -12,8 +12,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-import msgspec
-
 from streamgauge.consumers.broker import (
     Batch,
     BrokerError,
@@ -341,7 +339,7 @@ class KafkaAssignment:
     def _journal_row(self, partition: int, commit: Commit) -> ProducerRecord:
         entry = StoredEntry.of(commit.journal_entry(partition), self._inputs)
         topic = internal_topic(self._config, JOURNAL_SUFFIX)
-        return ProducerRecord(topic, None, msgspec.json.encode(entry))
+        return ProducerRecord(topic, None, entry.encode())
 
     def _give_up(self, partition: int) -> None:
         owned = self._partitions.pop(partition, None)

@@ -47,6 +47,10 @@ class StoredEntry(Struct):
                 "or start anew under another `app`"
             ) from None
 
+    def encode(self) -> bytes:
+        """Return the value of its record."""
+        return msgspec.json.encode(self)
+
     def journal_entry(self, partition: int) -> JournalEntry:
         """Return the entry that it keeps."""
         return JournalEntry(
