@@ -23,6 +23,7 @@ from streamgauge.detectors.kinds import KINDS
 from streamgauge.stream.config_errors import explain
 from streamgauge.stream.contracts import Approval
 from streamgauge.stream.records import TopicRole
+from streamgauge.stream.signals.names import signal_names
 
 C = TypeVar("C", bound="CoreConfig")
 
@@ -251,7 +252,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _relations(self) -> ModelConfig:
-        signals = {"error"} | ({"learner_error"} if self.learner else set())
+        signals = signal_names(has_learner=self.learner is not None)
         for name, detector in self.detectors.items():
             if detector.signal not in signals:
                 known = " or ".join(sorted(signals))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,15 @@ from tests.support.kafka.shared import start_or_skip
 # How long an example takes says more about the machine than about us.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+def pytest_configure(config):
+    """Let children be stopped by Ctrl-C, wherever the tests run.
+
+    Who is started in the background of a script ignores SIGINT, and so would all that it starts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from streamgauge.stream.signals.learner import LearnerLosses
 from streamgauge.stream.signals.loss import make_loss
-from streamgauge.stream.signals.signal import Signal, signal_names
+from streamgauge.stream.signals.names import signal_names
+from streamgauge.stream.signals.signal import Signal
 
 if TYPE_CHECKING:
     from streamgauge.stream.config import ModelConfig, Task

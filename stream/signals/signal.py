@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from streamgauge.detectors import DetectorError, detector_from_state, make_detector
 from streamgauge.stream.signals.index_map import IndexMap
+from streamgauge.stream.signals.names import CLOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,21 +19,6 @@ if TYPE_CHECKING:
     from streamgauge.detectors import Alarm, Detector
     from streamgauge.stream.config import DetectorConfig
     from streamgauge.stream.outcomes import Outcome
-
-Clock = Literal["outcome", "prediction"]
-
-# The signals that there are, and when each has a new value.
-_CLOCKS: dict[str, Clock] = {"error": "outcome", "learner_error": "outcome"}
-_OF_LEARNER = frozenset({"learner_error"})
-
-
-def signal_names(*, has_learner: bool) -> tuple[str, ...]:
-    """Return the names of a model's signals, in the order in which they take their values.
-
-    >>> signal_names(has_learner=False), signal_names(has_learner=True)
-    (('error',), ('error', 'learner_error'))
-    """
-    return tuple(name for name in _CLOCKS if has_learner or name not in _OF_LEARNER)
 
 
 class Source(Protocol):
@@ -91,7 +77,7 @@ class Signal:
 
     def __init__(self, name: str, configs: Mapping[str, DetectorConfig], source: Source) -> None:
         self.name = name
-        self.clock = _CLOCKS[name]
+        self.clock = CLOCKS[name]
         self.source = source
         # By name: their order in a file decides nothing.
         self._configs = {key: c for key, c in sorted(configs.items()) if c.signal == name}

@@ -5,7 +5,7 @@ import pytest
 from streamgauge.consumers.config import load_config
 from streamgauge.stream.signals.catalog import make_signals
 from streamgauge.stream.signals.learner import Learner
-from streamgauge.stream.signals.signal import signal_names
+from streamgauge.stream.signals.names import signal_names
 
 DEFAULTS = {
     "learner": {"path": "river.linear_model.LinearRegression"},
