@@ -93,6 +93,7 @@ def start(config, tmp_path, *options):
     return subprocess.Popen(
         [
             sys.executable,
+            "-P",
             "-m",
             "streamgauge.consumers.cli",
             "run",
