@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class SinkProcess:
-    """Runs `streamgauge sink` beside this process, and again when it has ended by itself.
+    """A `streamgauge sink` beside this process, started again when it has ended by itself.
 
     It drains and ends when this process closes it, and as well when this process dies.
     """
@@ -111,6 +111,13 @@ class SinkProcess:
         )
 
 
+def own_command(*arguments: str) -> list[str]:
+    """Return the command that starts this program again, as a child process.
+
+    By `-P` it imports nothing from the current folder: a `yaml.py` that lies there is not run.
+    """
+    return [sys.executable, "-P", "-m", "streamgauge.consumers.cli", *arguments]
+
+
 def _command(config_path: Path) -> list[str]:
-    command = [sys.executable, "-P", "-m", "streamgauge.consumers.cli", "sink", "--until-eof"]
-    return [*command, "-c", str(config_path)]
+    return own_command("sink", "--until-eof", "-c", str(config_path))

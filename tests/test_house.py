@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 from collections import defaultdict
+from pathlib import Path
 
 import click
 import pytest
@@ -11,10 +12,17 @@ import pytest
 from streamgauge.detectors import DetectorError
 from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.stream.config import ConfigError
-from tests.test_imports import FILES, tree
+from tests.test_imports import FILES, ROOT, tree
 
 # Not constants, which are all capitals: `Name = Literal[...]`, `Name = A | B`, `Name: TypeAlias`.
 _TYPE_NAME = re.compile(r"_?[A-Z]\w*[a-z]\w*")
+
+STARTED = re.compile(r'("-P", )?"-m", "streamgauge\b')
+
+
+def starts(source):
+    """For each command that starts our program by its module: whether it has `-P`."""
+    return [bool(flag) for flag in STARTED.findall(" ".join(source.split()))]
 
 
 def class_names(module):
@@ -70,6 +78,14 @@ def test_an_error_is_still_what_it_is_in_python():
     assert issubclass(DetectorError, RuntimeError)
 
 
+def test_our_program_is_never_started_with_the_current_folder_on_its_path():
+    files = [path for top in ("consumers", "tests", "docs") for path in (ROOT / top).rglob("*.py")]
+    found = {str(path): starts(path.read_text(encoding="utf-8")) for path in files}
+    del found[str(Path(__file__))]
+    assert sum(map(len, found.values())) > 10
+    assert [path for path, are_safe in found.items() if not all(are_safe)] == []
+
+
 # The rules themselves: a check that finds nothing must be able to find something.
 
 
@@ -95,3 +111,9 @@ def test_a_constant_is_no_type_alias(source):
 def test_classes_are_found_wherever_they_are():
     source = "class A:\n    class B: pass\ndef f():\n    class C: pass\n"
     assert class_names(ast.parse(source)) == ["A", "B", "C"]
+
+
+def test_a_start_from_the_current_folder_is_found():
+    source = '[sys.executable, "-X", "dev",\n  "-m",\n  "streamgauge.consumers.cli"]'
+    assert starts(source) == [False]
+    assert starts(source.replace('"-m"', '"-P",\n "-m"')) == [True]

@@ -110,7 +110,15 @@ class Workers:
         self._processes = {}
 
     def start(self, name):
-        command = (sys.executable, "-m", "streamgauge.consumers.cli", "run", "--no-sink", "-c")
+        command = (
+            sys.executable,
+            "-P",
+            "-m",
+            "streamgauge.consumers.cli",
+            "run",
+            "--no-sink",
+            "-c",
+        )
         log = self._folder / f"{name}.log"
         self._processes[name] = self._group.start((*command, str(self._config_file)), log, cwd=ROOT)
 

@@ -70,7 +70,7 @@ def streamgauge(monkeypatch, capsys):
 
 def in_a_process(*arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "streamgauge.consumers.cli", *map(str, arguments)],
+        [sys.executable, "-P", "-m", "streamgauge.consumers.cli", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         timeout=60,
@@ -387,7 +387,7 @@ def test_produce_does_not_keep_the_first_line_of_a_pipe_until_the_last(tmp_path)
     command = ["produce", "--topic", "labels", "--data-dir", str(tmp_path)]
     EmbeddedBroker(read_config(None, tmp_path)).close()
     with killed_at_last(
-        [sys.executable, "-m", "streamgauge.consumers.cli", *command],
+        [sys.executable, "-P", "-m", "streamgauge.consumers.cli", *command],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

@@ -129,7 +129,8 @@ def test_killed_at_random_it_publishes_what_an_uninterrupted_worker_does(sent, o
         if done == n_expected:
             break
         worked = Worked(
-            ["-m", "streamgauge.consumers.cli", "run", "--until-idle", "--no-sink", "-c"], config
+            ["-P", "-m", "streamgauge.consumers.cli", "run", "--until-idle", "--no-sink", "-c"],
+            config,
         )
         # The first of them is always killed amid its work.
         if n_left < N_KILLS and rng.random() < 0.2:
@@ -146,7 +147,7 @@ def test_killed_at_random_it_publishes_what_an_uninterrupted_worker_does(sent, o
     assert n_amid >= N_KILLS // 3
     done = sum(n_commits(config))
     last = Worked(
-        ["-m", "streamgauge.consumers.cli", "run", "--until-idle", "--no-sink", "-c"], config
+        ["-P", "-m", "streamgauge.consumers.cli", "run", "--until-idle", "--no-sink", "-c"], config
     )
     status, n_new, log = last.end()
     assert status == 0, log

@@ -98,6 +98,7 @@ def start(config, tmp_path, *options):
     return subprocess.Popen(
         [
             sys.executable,
+            "-P",
             "-m",
             "streamgauge.consumers.cli",
             "run",

@@ -33,8 +33,8 @@ def in_a_process(*arguments):
 
 
 def test_a_second_warm_up_compiles_nothing():
-    in_a_process("-m", "streamgauge.consumers.cli", "warmup")
-    first, *folders = in_a_process("-m", "streamgauge.consumers.cli", "warmup").splitlines()
+    in_a_process("-P", "-m", "streamgauge.consumers.cli", "warmup")
+    first, *folders = in_a_process("-P", "-m", "streamgauge.consumers.cli", "warmup").splitlines()
     assert first.startswith(f"{len(KINDS)} detectors ready in ")
     assert ": 0 functions compiled, " in first
     assert not first.endswith(" 0 loaded")

@@ -75,7 +75,15 @@ class Charts:
         """Let the sink write what is left; what of the published records MLflow does not hold."""
         self._sink.send_signal(signal.SIGKILL)
         self._sink.wait()
-        command = [sys.executable, "-m", "streamgauge.consumers.cli", "sink", "--until-eof", "-c"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "streamgauge.consumers.cli",
+            "sink",
+            "--until-eof",
+            "-c",
+        ]
         done = subprocess.run(
             [*command, str(self._path)],
             cwd=ROOT,
@@ -105,5 +113,13 @@ class Charts:
         }
 
     def _start_sink(self) -> None:
-        command = [sys.executable, "-m", "streamgauge.consumers.cli", "sink", "-c", str(self._path)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "streamgauge.consumers.cli",
+            "sink",
+            "-c",
+            str(self._path),
+        ]
         self._sink = self._group.start(command, self._log, ROOT)

@@ -87,6 +87,6 @@ def write_config(config: Config, path: Path) -> Path:
 
 def create_topics(path: Path) -> None:
     """`streamgauge topics create`, as an operator runs it."""
-    command = [sys.executable, "-m", "streamgauge.consumers.cli", "topics", "create"]
+    command = [sys.executable, "-P", "-m", "streamgauge.consumers.cli", "topics", "create"]
     options = ["--partitions", str(N_PARTITIONS), "--replication", "3", "-c", str(path)]
     subprocess.run([*command, *options], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -80,7 +80,7 @@ def test_the_same_input_gives_the_same_outputs_as_on_the_embedded_broker(
 
 def run_cli(*arguments, **variables):
     return subprocess.run(
-        [sys.executable, "-m", "streamgauge.consumers.cli", *arguments],
+        [sys.executable, "-P", "-m", "streamgauge.consumers.cli", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

@@ -110,7 +110,7 @@ def test_who_is_told_to_stop_does_not_wait_for_kafka(
     log = tmp_path / "log"
     mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}
     config.write_text(yaml.safe_dump({**app.model_dump(mode="json"), "mlflow": mlflow}))
-    command = [sys.executable, "-m", "streamgauge.consumers.cli", "run", "-c", str(config)]
+    command = [sys.executable, "-P", "-m", "streamgauge.consumers.cli", "run", "-c", str(config)]
     with (
         log.open("w") as file,
         killed_at_last([*command, "--summary", str(summary)], stderr=file) as process,

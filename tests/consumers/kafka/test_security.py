@@ -301,6 +301,7 @@ def test_a_traceback_holds_no_secret(configure, kafka_secured, tmp_path, mistake
             sys.executable,
             "-X",
             "dev",
+            "-P",
             "-m",
             "streamgauge.consumers.cli",
             "topics",

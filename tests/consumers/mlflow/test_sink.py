@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamgauge.consumers.child_process import SinkProcess
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow import entries as mlflow_entries
@@ -565,6 +566,32 @@ def test_a_signal_ends_the_process_and_it_says_what_waits(tmp_path, main, number
         assert child.wait(timeout=20) == 3
         (line,) = child.stderr.read().splitlines()
     assert line.startswith("2 records wait in the topics for MLflow")
+
+
+USERS_MODULES = ("stream.py", "detectors/__init__.py", "consumers/__init__.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("python_path", "modules"), [(".", USERS_MODULES), (None, (*USERS_MODULES, "yaml.py"))]
+)
+def test_a_child_beside_a_users_own_modules_imports_none_of_them(
+    config, tmp_path, monkeypatch, capfd, python_path, modules
+):
+    folder = tmp_path / "users"
+    for module in modules:
+        (folder / module).parent.mkdir(parents=True, exist_ok=True)
+        (folder / module).write_text("raise SystemExit('a module of the user was imported')\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if python_path is not None:
+        monkeypatch.setenv("PYTHONPATH", python_path)
+    publish(config, a_point(1, {"mean": 0.1}))
+
+    assert SinkProcess(config).close() == 0
+
+    assert history_of(config, "3_error/mean") == [(1, T0_MS + 1, 0.1)]
+    assert "was imported" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

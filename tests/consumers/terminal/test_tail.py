@@ -383,7 +383,7 @@ def test_a_closed_pipe_ends_it_quietly(data_dir):
 def test_a_terminal_is_told_how_to_see_what_was_there_before(data_dir):
     send(data_dir, "drift-alarms", alarm(index=4321))
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "streamgauge.consumers.cli", "tail", "--topic", "alarms"]
+    command = [sys.executable, "-P", "-m", "streamgauge.consumers.cli", "tail", "--topic", "alarms"]
     with killed_at_last(
         [*command, "--data-dir", data_dir], stdin=theirs, stdout=theirs, stderr=theirs
     ) as process:
