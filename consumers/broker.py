@@ -43,7 +43,7 @@ class PartitionsTakenError(BrokerError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a partition stands after a commit.
+    """The place where a partition stands after a commit.
 
     Attributes:
         sequence: number of commits so far (0: none yet).
@@ -61,7 +61,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one batch of one partition, or one deadline, has led to; written as a whole.
+    """All that one batch of a partition, or one deadline, has led to; written as a whole.
 
     Attributes:
         before: the checkpoint that it follows.
@@ -105,7 +105,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class RestoredPartition:
-    """What the previous owner of a partition left: its checkpoint and its state chunks."""
+    """All that the previous owner of a partition left: its checkpoint and its state chunks."""
 
     checkpoint: Checkpoint
     chunks: dict[str, bytes]
@@ -129,7 +129,7 @@ class Batch:
 
 
 class Rebalance(NamedTuple):
-    """How this worker's partitions changed: first drop `lost`, then start `restored`.
+    """A change of this worker's partitions: first drop `lost`, then start `restored`.
 
     A partition that was lost and won back is in both.
     """
@@ -202,7 +202,7 @@ class Reader(Protocol):
     """Follows whole topics; sees only what is committed. With a group it remembers its place."""
 
     def poll(self, timeout_s: float, max_records: int = 1000) -> list[Record]:
-        """Up to `max_records` unread records, in offset order within a partition.
+        """Return up to `max_records` unread records, in offset order within a partition.
 
         Waits up to `timeout_s` for the first one; an empty list means none came.
         """
@@ -229,7 +229,7 @@ class Assignment(Protocol):
         ...
 
     def poll(self, timeout_s: float) -> list[Batch]:
-        """The next batch of owned partitions that have unread input; none is kept waiting.
+        """Return the next batch of owned partitions that have unread input; none is kept waiting.
 
         Waits up to `timeout_s` when there is none. What was polled but not committed is polled
         again only after the partition was taken over anew.
@@ -237,7 +237,7 @@ class Assignment(Protocol):
         ...
 
     def idle(self) -> bool:
-        """Whether every owned partition has been polled to the end of all of its inputs."""
+        """Return whether every owned partition has been polled to the end of all of its inputs."""
         ...
 
     def lag(self) -> dict[int, int]:
@@ -297,7 +297,7 @@ class Broker(Protocol):
         ...
 
     def fetch(self, topic: str, partition: int, start_offset: int, end_offset: int) -> list[Record]:
-        """The records with start_offset <= offset < end_offset.
+        """Return the records with start_offset <= offset < end_offset.
 
         Raises:
             NotRetainedError: some of them are no longer retained.

@@ -22,7 +22,7 @@ def _addresses(value: str) -> str:
 
 
 class RetentionSettings(Section):
-    """How long records are kept, on the embedded broker only those that have been processed.
+    """The time and size that records are kept for; unprocessed ones the embedded broker keeps.
 
     On Kafka it is what `topics create` sets, whether or not a record has been processed.
     """
@@ -42,7 +42,7 @@ class EmbeddedSettings(Section):
 
 
 class Secret(Section):
-    """Where a secret is kept; the configuration never holds the secret itself."""
+    """The place of a secret; the configuration never holds the secret itself."""
 
     env: str | None = Field(None, description="name of an environment variable")
     file: str | None = Field(
@@ -57,7 +57,7 @@ class Secret(Section):
 
 
 class KafkaSecurity(Section):
-    """How to speak to the brokers: encryption, and who we are."""
+    """The way to speak to the brokers: encryption, and who we are."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     ssl_cafile: str | None = Field(None, description="PEM; the system's authorities when not given")
@@ -124,7 +124,7 @@ def _with_kind(broker: Any) -> Any:
 
 
 class MLflowSettings(Section):
-    """Where the MLflow sink writes."""
+    """The place that the MLflow sink writes to."""
 
     tracking_uri: str | None = Field(
         None, description="default: a database `mlflow.db` in the broker's folder"
@@ -133,7 +133,7 @@ class MLflowSettings(Section):
 
 
 class WorkerSettings(Section):
-    """How the worker cuts its work."""
+    """The sizes that the worker cuts its work into."""
 
     batch_max: int = Field(10_000, ge=1, description="records of each input topic in one commit")
 
@@ -160,7 +160,7 @@ def load_config(data: Any) -> Config:
 def read_config(
     path: Path | None = None, data_dir: Path | None = None, kafka: str | None = None
 ) -> Config:
-    """The configuration in a YAML file, or the defaults without one.
+    """Return the configuration in a YAML file, or the defaults without one.
 
     Args:
         path: the file.
@@ -180,7 +180,7 @@ def read_config(
 
 
 def _on_kafka(data: object, bootstrap_servers: str) -> object:
-    """A parsed configuration with Kafka as its broker."""
+    """Return a parsed configuration with Kafka as its broker."""
     if not isinstance(data, dict | None):
         return data
     broker = (data or {}).get("broker")

@@ -18,7 +18,7 @@ STATE_KEY_VARIABLE = "STREAMGAUGE_STATE_KEY"
 
 
 def open_broker(config: Config) -> Broker:
-    """The broker that the configuration names.
+    """Return the broker that the configuration names.
 
     Raises:
         BrokerError: it cannot be opened.
@@ -33,7 +33,7 @@ def open_broker(config: Config) -> Broker:
 
 
 def open_existing_broker(config: Config) -> Broker:
-    """The broker, to read what it holds; a folder that does not exist is not made.
+    """Return the broker, to read what it holds; a folder that does not exist is not made.
 
     Raises:
         BrokerError: there is nothing to read, or it cannot be opened.
@@ -62,7 +62,7 @@ def warn_of_local_metrics(config: Config) -> None:
 
 
 def state_key(config: Config) -> bytes | None:
-    """The key that seals learners: from the environment, else kept in the embedded broker's folder.
+    """Return the key that seals learners: of the environment, else of the embedded broker's folder.
 
     On Kafka there is no key but the one of the environment: every worker must have the same, and
     without it learners are not stored, and start afresh where a partition is taken over. A folder

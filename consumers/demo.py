@@ -51,7 +51,7 @@ class DemoError(StreamgaugeError, ValueError):
 
 @dataclass
 class Findings(Observer):
-    """What the worker has published so far."""
+    """All that the worker has published so far."""
 
     alarms: list[dict[str, Any]] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -284,6 +284,6 @@ def _print_next_steps(console: Console, directory: Path, charts: str) -> None:
 
 
 def _short(path: Path) -> str:
-    """A path as a person in this folder would write it."""
+    """Return a path as a person in this folder would write it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -50,7 +50,7 @@ class InputBuffer:
         return taken
 
     def is_ahead(self, n_batches: int, batch_max: int) -> bool:
-        """Whether it holds that many batches of `batch_max` records, or as many bytes."""
+        """Return whether it holds that many batches of `batch_max` records, or as many bytes."""
         return (
             len(self.records) >= n_batches * batch_max
             or self._n_bytes >= n_batches * _BATCH_BYTES_MAX

@@ -1,4 +1,4 @@
-"""What the topics hold, as JSON objects for people and programs."""
+"""The contents of the topics, as JSON objects for people and programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TopicKind = Literal["metrics", "alarms", "retrain", "dead-letters"]
 
 
 def document(kind: TopicKind, record: Record) -> Document:
-    """A record as one JSON object.
+    """Return a record as one JSON object.
 
     Metrics and alarms are as published, a retrain request is a CloudEvent with its `data`, a
     dead letter says where it came from and why.
@@ -59,7 +59,7 @@ def _whole(text: str | None) -> int | None:
 
 
 def is_of_model(kind: TopicKind, record: Record, shown: Document, model: str) -> bool:
-    """Whether a record is about `model`; a dead letter is by its key."""
+    """Return whether a record is about `model`; a dead letter is by its key."""
     if kind == "dead-letters":
         return record.key == model.encode()
     about = shown["data"] if kind == "retrain" else shown

@@ -141,7 +141,7 @@ class _Pulse:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """The SIGTERMs and SIGINTs that have come, instead of what they do otherwise."""
+    """Collect the SIGTERMs and SIGINTs that come, instead of what they do otherwise."""
     received: list[int] = []
     previous = {
         number: signal.signal(number, lambda number, _: received.append(number))

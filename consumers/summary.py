@@ -33,7 +33,7 @@ _ALARM_FIELDS = (
 def summarize(
     broker: Broker, config: Config, partitions: Collection[int], totals: Totals, seconds: float
 ) -> dict[str, Any]:
-    """What has been seen and found since the topics were made, and how long the run was.
+    """Sum up what has been seen and found since the topics were made, and how long the run was.
 
     Counts and findings go together: both are of the partitions that the worker had at its end, and
     cover earlier runs as well, so that a run that was killed and started again sums up the same as
@@ -62,7 +62,7 @@ def summarize(
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """A summary as one line."""
+    """Return a summary as one line."""
     n_repeated = summary["n_duplicate_predictions"]
     repeated = f" ({n_repeated:,} of known ids, ignored)" if n_repeated else ""
     n_held = summary["n_held"]
@@ -79,7 +79,7 @@ def describe(summary: Mapping[str, Any]) -> str:
 
 
 def _of_which(summary: Mapping[str, Any]) -> str:
-    """Which partitions were summed up, where it was not all of them."""
+    """Return which partitions were summed up, where it was not all of them."""
     partitions = summary["partitions"]
     if len(partitions) == summary["n_partitions"]:
         return ""

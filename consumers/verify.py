@@ -23,7 +23,7 @@ Verdict = Literal["agrees", "differs", "not comparable"]
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What the replay of one partition's journal showed.
+    """The result of replaying one partition's journal.
 
     Attributes:
         partition: its number.
@@ -73,7 +73,7 @@ def verify(broker: Broker, config: Config, partition: int, processor: Processor)
 
 
 class _IncomparableError(StreamgaugeError):
-    """Why a commit, and each one after it, cannot be compared."""
+    """A commit, and each one after it, cannot be compared; the message says why."""
 
 
 def _input(

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def documents() -> dict[str, str]:
-    """The text of each document, by file name."""
+    """Return the text of each document, by file name."""
     schemas = _schemas()
     texts = {
         f"{name}.schema.json": json.dumps(schema, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Whether what a configuration names can be made: detectors and learners, with their parameters."""
+"""Checks that what a configuration names can be made: detectors and learners."""
 
 from __future__ import annotations
 

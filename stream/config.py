@@ -39,7 +39,7 @@ class ConfigError(StreamgaugeError, ValueError):
 
 
 def duration_ms(value: object) -> int:
-    """A duration such as `500ms`, `30s`, `5m`, `2h`, `7d` in milliseconds.
+    """Return a duration such as `500ms`, `30s`, `5m`, `2h`, `7d` in milliseconds.
 
     >>> duration_ms("1.5s")
     1500
@@ -109,7 +109,7 @@ class Topics(Section):
 
 
 class EventLimits(Section):
-    """What an event may look like before it is refused."""
+    """The limits beyond which an event is refused."""
 
     features_max: int = Field(1000, ge=0)
     segments_max: int = Field(20, ge=0)
@@ -121,7 +121,7 @@ class EventLimits(Section):
 
 
 class JoinSettings(Section):
-    """How predictions wait for their labels. All bounds are for one model."""
+    """The bounds of predictions that wait for their labels; each is for one model."""
 
     pending_max: int = Field(100_000, ge=1, description="predictions that wait for a label")
     pending_age: DurationMs = Field("7d", description="event time until a prediction expires")  # type: ignore[assignment]
@@ -191,7 +191,7 @@ class PeriodRule(Section):
 
 
 class PolicySettings(Section):
-    """What a drift is worth."""
+    """The worth of a drift: when it asks."""
 
     rule: Literal["any", "all", "at_least"] = Field(
         "any", description="how many of the detectors that ask must have found the drift"
@@ -214,7 +214,7 @@ class PolicySettings(Section):
 
 
 class MetricsSettings(Section):
-    """How often metrics are published and over how many outcomes windows go."""
+    """The steps at which metrics are published, and the outcomes that windows go over."""
 
     every: int = Field(100, ge=1, description="outcomes between two metric points")
     window: int = Field(500, ge=1, le=1_000_000, description="outcomes in a windowed metric")
@@ -233,7 +233,7 @@ def _default_detectors() -> dict[str, DetectorConfig]:
 
 
 class ModelConfig(Section):
-    """How one model is monitored."""
+    """The way one model is monitored."""
 
     task: Task | None = Field(
         None, description="taken from the events where it is not given: strings are classes"
@@ -298,7 +298,7 @@ class ModelConfig(Section):
 
 
 class CoreConfig(Section):
-    """What decides what the core does with its input."""
+    """All that decides what the core does with its input."""
 
     app: str = Field("streamgauge", pattern=r"^[A-Za-z0-9._-]{1,100}$")
     topics: Topics = Topics()
@@ -347,11 +347,11 @@ class CoreConfig(Section):
         return self
 
     def model_for(self, name: str) -> ModelConfig:
-        """The configuration of one model."""
+        """Return the configuration of one model."""
         return self.models.get(name, self.defaults)
 
     def digest(self) -> str:
-        """A digest of all that decides what the core does with its input."""
+        """Return a digest of all that decides what the core does with its input."""
         core = self.model_dump(mode="json", include=set(CoreConfig.model_fields))
         return hashlib.blake2b(json.dumps(core, sort_keys=True).encode(), digest_size=8).hexdigest()
 

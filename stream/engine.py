@@ -38,7 +38,7 @@ _ENGINE = "engine"
 
 
 class _Counts(Struct, array_like=True):
-    """What the engine itself counts."""
+    """The engine's own counts."""
 
     n_dead_letters: int = 0
     n_retrains: int = 0
@@ -110,7 +110,7 @@ class Engine:
         return outputs
 
     def _new_model(self, event: Prediction | Label) -> Model:
-        """A model that is watched as soon as its first event has been taken."""
+        """Return a model that is watched as soon as its first event has been taken."""
         if self._is_full and self._idle.longest(event.timestamp_ms) is None:
             raise EventError(
                 "too_many_models",
@@ -150,7 +150,7 @@ class Engine:
         return n_outcomes
 
     def _findings(self, points: Sequence[tuple[int, Output]]) -> list[Output]:
-        """What the batch's outcomes led to, in the order in which the outcomes came.
+        """Return what the batch's outcomes led to, in the order in which the outcomes came.
 
         `points` are put in their places: each comes with the number of the last outcome before.
         """

@@ -1,4 +1,4 @@
-"""Which model has been idle longest, so that it makes room for a new one."""
+"""Eviction: the model that has been idle longest makes room for a new one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EvictionQueue:
         heappush(self._heap, _key(self._models[name]))
 
     def longest(self, now_ms: int) -> str | None:
-        """The model that may be forgotten by now and has been idle longest, None where none may.
+        """Return the model that has been idle longest, None where none may be forgotten by now.
 
         Those of which only labels have come may be forgotten at any time, and go first.
         """
@@ -47,7 +47,7 @@ class EvictionQueue:
         return None
 
     def remove_longest(self) -> None:
-        """The model that `longest` has just named is no more."""
+        """Remove the model that `longest` has just named."""
         heappop(self._heap)
 
 

@@ -52,7 +52,7 @@ class AlarmFinding:
 
 @dataclass(frozen=True, slots=True)
 class DataProblemFinding:
-    """What the core cannot use, although each of its events was well formed."""
+    """A problem of the data: the core cannot use it, although each event was well formed."""
 
     index: int
     timestamp_ms: int
@@ -107,11 +107,11 @@ class Monitor:
         return findings
 
     def set_superseded(self, *, superseded: bool) -> None:
-        """Whether another version is served: then go on measuring, but ask for nothing."""
+        """Note whether another version is served: then go on measuring, but ask for nothing."""
         self._policy.set_superseded(superseded=superseded)
 
     def _segment_end(self) -> int:
-        """Number of outcomes at which something must be looked at, whatever happens until then.
+        """Return the number of outcomes at which something must be looked at, whatever happens.
 
         Never more than a cool-down away, so that no episode can both open and end before it.
         """
@@ -271,5 +271,5 @@ def _episode_alarm(item: SignalAlarm, kind: PublishedAlarmKind, timestamp_ms: in
 
 
 def known(value: float) -> float | None:
-    """A number, or None where it is not known."""
+    """Return a number, or None where it is not known."""
     return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What was found, as the records that tell the world."""
+"""Findings as the records that tell the world."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Publisher:
         self._partition = partition
 
     def metrics(self, model: str, version: str, found: MetricsFinding) -> Output:
-        """A metric point."""
+        """Return a metric point."""
         return self.metric_point(
             model, version, found.signal, found.index + 1, found.timestamp_ms, found.values
         )
@@ -66,7 +66,7 @@ class Publisher:
         timestamp_ms: int,
         values: dict[str, float],
     ) -> Output:
-        """A metric point, as `streamgauge.stream.contracts.MetricPoint` describes it."""
+        """Return a metric point, as `streamgauge.stream.contracts.MetricPoint` describes it."""
         value = msgspec.json.encode(
             {
                 "model": model,
@@ -80,7 +80,7 @@ class Publisher:
         return Output("metrics", model.encode(), value, (), timestamp_ms)
 
     def alarm(self, model: str, version: str, found: AlarmFinding) -> Output:
-        """A detector's alarm."""
+        """Return a detector's alarm."""
         item, alarm = found.found, found.found.alarm
         event = AlarmEvent(
             alarm_id=self._id(model, version, item.signal, item.detector, found.kind, item.index),
@@ -102,7 +102,7 @@ class Publisher:
         return self._alarm_output(event, found.timestamp_ms)
 
     def data_problem(self, model: str, version: str, found: DataProblemFinding) -> Output:
-        """What the core cannot use although each of its events was well formed."""
+        """Return a data problem as an alarm."""
         event = AlarmEvent(
             alarm_id=self._id(
                 model, version, found.signal, found.detector, found.detail, found.index
@@ -125,7 +125,7 @@ class Publisher:
         return Output("alarms", event.model.encode(), value, (), timestamp_ms)
 
     def retrain(self, model: str, version: str, found: RetrainDecision, sequence: int) -> Output:
-        """A retrain request: a CloudEvent in Kafka's binary mode."""
+        """Return a retrain request: a CloudEvent in Kafka's binary mode."""
         episode = found.episode
         request = RetrainRequest(
             model=model,
@@ -206,7 +206,7 @@ class Publisher:
         )
 
     def dead_letter(self, record: Record, error: EventError) -> Output:
-        """A record that was refused: its bytes, where it came from and why."""
+        """Return a record that was refused: its bytes, where it came from and why."""
         told = (
             record.topic.encode(),
             str(record.partition).encode(),
@@ -224,7 +224,7 @@ class Publisher:
         )
 
     def _id(self, *parts: object) -> str:
-        """The same for the same parts, whenever and wherever it is made."""
+        """Return the same for the same parts, whenever and wherever it is made."""
         text = msgspec.json.encode([self._config.app, *map(str, parts)])
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Which version of a model is served: the one that may ask for a retrain."""
+"""The version of a model that is served: the one that may ask for a retrain."""
 
 from __future__ import annotations
 

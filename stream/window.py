@@ -1,4 +1,4 @@
-"""Where a model's outcomes are: for any past outcome index, times, offsets and mean loss since."""
+"""The place of a model's outcomes: times, offsets and mean loss since any past outcome index."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class WindowIndex:
             del self._blocks[newer]
 
     def state(self) -> list[Block]:
-        """The blocks, oldest first."""
+        """Return the blocks, oldest first."""
         return self._blocks
 
 

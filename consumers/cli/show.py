@@ -52,7 +52,7 @@ def tail(config: Config, **options: Any) -> None:
 
 @click.group()
 def metrics() -> None:
-    """The metrics that MLflow holds."""
+    """Show the metrics that MLflow holds."""
 
 
 @metrics.command("list")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def topics() -> None:
-    """The broker's topics."""
+    """Make, check and list the broker's topics."""
 
 
 @topics.command("create")

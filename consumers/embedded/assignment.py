@@ -54,7 +54,7 @@ _Ends = dict[int, int]  # by a log's id, the offset after its newest record
 
 
 class _EmbeddedInput:
-    """Where one input of one partition is read, a few records ahead of what was polled."""
+    """One input of one partition, read a few records ahead of what was polled."""
 
     def __init__(self, log: Log, next_offset: int) -> None:
         self.log = log
@@ -66,7 +66,7 @@ class _EmbeddedInput:
         return len(self.buffer.records) + ends[self.log.id] - self._next_offset
 
     def has_more(self, ends: _Ends) -> bool:
-        """Whether there is more than what was read ahead."""
+        """Return whether there is more than what was read ahead."""
         return self._next_offset < ends[self.log.id]
 
     def read_ahead(self, connection: sqlite3.Connection, ends: _Ends, n_records: int) -> None:
@@ -148,11 +148,11 @@ class EmbeddedAssignment:
         return Rebalance(restored, lost)
 
     def poll(self, timeout_s: float) -> list[Batch]:
-        """The next batch of each owned partition that has unread input, and no others."""
+        """Return the next batch of each owned partition that has unread input, and no others."""
         return wait_for(self._read, timeout_s)
 
     def idle(self) -> bool:
-        """Whether every owned partition has been polled to the end of all of its inputs."""
+        """Return whether every owned partition has been polled to the end of all of its inputs."""
         return not any(self.lag().values())
 
     def lag(self) -> dict[int, int]:

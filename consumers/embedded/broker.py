@@ -113,7 +113,7 @@ class EmbeddedBroker:
             sequence = entries[-1].sequence
 
     def fetch(self, topic: str, partition: int, start_offset: int, end_offset: int) -> list[Record]:
-        """The records with start_offset <= offset < end_offset.
+        """Return the records with start_offset <= offset < end_offset.
 
         Raises:
             UnknownTopicError: there is no such topic.

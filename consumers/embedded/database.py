@@ -139,13 +139,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that sees one state of the log; writers neither stop it nor wait for it."""
+        """Open a transaction that sees one state of the log; writers neither stop it nor wait."""
         with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that writes all or, after any exception, nothing.
+        """Open a transaction that writes all or, after any exception, nothing.
 
         Raises:
             BrokerTimeoutError: other processes were writing for the whole time-out.
@@ -222,7 +222,7 @@ def _is_busy(error: sqlite3.DatabaseError) -> bool:
 
 
 def open_logs(database: Database, config: Config) -> dict[str, list[Log]]:
-    """The logs of every topic, by partition; tables and topics that are missing are made.
+    """Return the logs of every topic, by partition; tables and topics that are missing are made.
 
     Raises:
         BrokerError: the file is of another format, of another program, or has another number of
@@ -287,7 +287,7 @@ def _load_logs(
 
 
 def logs_of(logs: Mapping[str, Sequence[Log]], topic: str) -> Sequence[Log]:
-    """The logs of a topic, by partition.
+    """Return the logs of a topic, by partition.
 
     Raises:
         UnknownTopicError: there is no such topic.
@@ -323,7 +323,7 @@ def append(connection: sqlite3.Connection, rows: Sequence[StoredRecord], now_ms:
 
 
 def bounds(connection: sqlite3.Connection, log: Log) -> tuple[int, int]:
-    """The offset of the oldest retained record of a log, and the offset after the newest."""
+    """Return the offset of the oldest retained record of a log, and the offset after the newest."""
     oldest, end = connection.execute(
         "SELECT oldest_offset, next_offset FROM logs WHERE id = ?", (log.id,)
     ).fetchone()
@@ -331,7 +331,7 @@ def bounds(connection: sqlite3.Connection, log: Log) -> tuple[int, int]:
 
 
 def size_of(connection: sqlite3.Connection, log: Log) -> int:
-    """The bytes of keys, values and headers that a log retains."""
+    """Return the bytes of keys, values and headers that a log retains."""
     (n_bytes,) = connection.execute("SELECT n_bytes FROM logs WHERE id = ?", (log.id,)).fetchone()
     return int(n_bytes)
 
@@ -339,7 +339,7 @@ def size_of(connection: sqlite3.Connection, log: Log) -> int:
 def read_records(
     connection: sqlite3.Connection, log: Log, start_offset: int, end_offset: int
 ) -> list[Record]:
-    """The records of a log with start_offset <= offset < end_offset that there are."""
+    """Return the records of a log with start_offset <= offset < end_offset that there are."""
     topic, partition, first_id = log.topic, log.partition, log.first_id
     rows = connection.execute(
         "SELECT id - ?, timestamp_ms, key, value, headers FROM records "
@@ -369,7 +369,7 @@ def encode_headers(headers: Headers) -> bytes | None:
 
 
 def wait_for(read: Callable[[], list[T]], timeout_s: float) -> list[T]:
-    """What `read` finds, asked again and again for up to `timeout_s` while it finds nothing."""
+    """Return what `read` finds, asking again for up to `timeout_s` while it finds nothing."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = read()

@@ -1,4 +1,4 @@
-"""Which records the embedded broker drops: old ones and too many, never unprocessed input."""
+"""Retention on the embedded broker: old records go, and too many, but never unprocessed input."""
 
 from __future__ import annotations
 

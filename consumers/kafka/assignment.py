@@ -131,7 +131,7 @@ class KafkaAssignment:
         return Rebalance(restored, lost)
 
     def poll(self, timeout_s: float) -> list[Batch]:
-        """The next batch of each owned partition that has unread input at hand.
+        """Return the next batch of each owned partition that has unread input at hand.
 
         Raises:
             BrokerTimeoutError: the brokers did not answer in time.
@@ -153,7 +153,7 @@ class KafkaAssignment:
         return [batch for batch in batches if len(batch)]
 
     def idle(self) -> bool:
-        """Whether every assigned partition has been polled to the end of all of its inputs.
+        """Return whether every assigned partition has been polled to the end of all of its inputs.
 
         Raises:
             BrokerError: all others have been, but a damaged record stops one of them.
@@ -253,7 +253,7 @@ class KafkaAssignment:
         return (0.0 if retry is None else retry.at_s, partition)
 
     def _try_to_take_over(self, partition: int) -> RestoredPartition | None:
-        """The partition's committed state, or None where it cannot be had for now."""
+        """Return the partition's committed state, or None where it cannot be had for now."""
         retry = self._retries.get(partition, _Retry(0.0, _RETRY_MIN_S))
         if time.monotonic() < retry.at_s:
             return None
@@ -320,7 +320,7 @@ class KafkaAssignment:
         )
 
     def _last_journalled(self, partition: int) -> int:
-        """A commit that the journal got to: the last one, as far as entries are retained."""
+        """Return a commit that the journal got to: the last one, as far as entries are retained."""
         topic = internal_topic(self._config, JOURNAL_SUFFIX)
         record = self._reader.last(topic, partition)
         if record is not None:
@@ -358,7 +358,7 @@ class KafkaAssignment:
 
 
 def _shortened(letter: ProducerRecord, size: int) -> ProducerRecord:
-    """A dead letter with our own headers, and the beginnings of its key and its value."""
+    """Return a dead letter with our own headers, and the beginnings of its key and its value."""
     own = letter.headers[: len(LETTER_HEADERS)]
     return letter._replace(
         key=letter.key and letter.key[:_KEPT_BYTES_MAX],

@@ -50,7 +50,7 @@ class KafkaBroker:
         self._known_ends: dict[tuple[str, int], int] = {}
 
     def topics(self) -> list[TopicInfo]:
-        """The topics of the configuration."""
+        """Return the topics of the configuration."""
         return [self._info(name) for name in self._config.topics.names().values()]
 
     def producer(self) -> TopicProducer:
@@ -89,7 +89,7 @@ class KafkaBroker:
                     yield entry.journal_entry(partition)
 
     def fetch(self, topic: str, partition: int, start_offset: int, end_offset: int) -> list[Record]:
-        """The records with start_offset <= offset < end_offset.
+        """Return the records with start_offset <= offset < end_offset.
 
         Raises:
             UnknownTopicError: there is no such topic.

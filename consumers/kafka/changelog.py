@@ -47,13 +47,13 @@ class _StoredCheckpoint(Struct):
 
 
 class _StoredFormat(Struct):
-    """What every format of that value begins with."""
+    """The field that every format of that value begins with."""
 
     format: int
 
 
 class Changelog:
-    """What is known of one partition's changelog, to write the next commit's records.
+    """One partition's changelog as it is known, to write the next commit's records.
 
     Memory is a few dozen bytes for each chunk.
     """
@@ -66,7 +66,7 @@ class Changelog:
         self._digest = 0
 
     def rows(self, commit: Commit) -> list[ProducerRecord]:
-        """The records of one commit's state, its checkpoint last.
+        """Return the records of one commit's state, its checkpoint last.
 
         Call it once for a commit: what it returns is taken as written.
         """
@@ -112,7 +112,7 @@ class Changelog:
         )
 
     def restore(self, records: Iterable[Record]) -> RestoredPartition | None:
-        """What the records amount to, None where no commit is among them.
+        """Return what the records amount to, None where no commit is among them.
 
         Args:
             records: every committed record of the partition that is still there, in order.
@@ -170,7 +170,7 @@ class Changelog:
 
 
 def _part_counts(latest: Mapping[bytes, Record]) -> dict[str, int]:
-    """How many parts each chunk has, by name."""
+    """Return how many parts each chunk has, by name."""
     return {
         _name(key): int(dict(record.headers)[_PARTS_HEADER])
         for key, record in latest.items()

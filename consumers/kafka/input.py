@@ -33,7 +33,7 @@ _CORRUPT = re.compile(r"TopicPartition\(topic='(?P<topic>[^']+)', partition=(?P<
 
 
 class Input:
-    """Where one input topic of one partition is read, a few records ahead of what was polled."""
+    """One input topic of one partition, read a few records ahead of what was polled."""
 
     def __init__(self, where: TopicPartition, next_offset: int, known_end: int) -> None:
         self.where = where
@@ -116,7 +116,7 @@ class InputReader:
             n = self._poll(0.0)
 
     def has_more(self, i: Input) -> bool:
-        """Whether there is more than what was read ahead."""
+        """Return whether there is more than what was read ahead."""
         return i.next_offset < i.known_end and self.position(i) < i.known_end
 
     def lag(self, i: Input) -> int:
@@ -124,7 +124,7 @@ class InputReader:
         return len(i.buffer.records) + max(0, i.known_end - self.position(i))
 
     def position(self, i: Input) -> int:
-        """The offset that is read next; past records that are not for us, such as markers."""
+        """Return the offset that is read next, past records not for us, such as markers."""
         if i.where not in self._consumer.assignment():
             return i.next_offset
         with translate_errors(self._config):

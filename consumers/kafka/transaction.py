@@ -134,7 +134,7 @@ class TransactionalWriter:
         return [TopicOffset(record.topic, record.offset) for record in written]
 
     def _commit(self) -> None:
-        """What `commit_transaction` does, but with a deadline: it waits without end otherwise.
+        """Do what `commit_transaction` does, but with a deadline: it waits without end otherwise.
 
         Not by a thread that calls it: it would wait for ever, and keep the producer alive.
         """

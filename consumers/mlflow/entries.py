@@ -172,7 +172,7 @@ def _drift_key(signal: str, detector: str) -> str:
 
 
 def _spike(key: str, value: float, step: int, timestamp_ms: int) -> list[Point]:
-    """A value at one step and 0 beside it: MLflow draws lines between the points of a chart."""
+    """Return a value at one step and 0 beside it: MLflow draws lines between points."""
     return [
         Point(key, 0.0, max(0, step - 1), timestamp_ms),
         Point(key, value, step, timestamp_ms),

@@ -70,7 +70,7 @@ def _nothing(kind: TopicKind, model: str | None) -> str:
 
 
 def documents(kind: TopicKind, records: Iterable[Record], model: str | None) -> Iterator[Document]:
-    """The documents of those records that can be read and are about the model."""
+    """Return the documents of those records that can be read and are about the model."""
     for record in records:
         try:
             shown = document(kind, record)

@@ -139,7 +139,7 @@ def line(kind: TopicKind, shown: Document) -> str:
 
 
 class View(Protocol):
-    """What has been seen so far, as a table that fits its console."""
+    """All that has been seen so far, as a table that fits its console."""
 
     def add(self, shown: Document) -> None: ...
 
@@ -275,7 +275,7 @@ class _Latest:
             self.trend.append(self.values[self.main])
 
     def text(self, width: int) -> str:
-        """The main metric with its trend, then as many of the others as fit whole."""
+        """Return the main metric with its trend, then as many of the others as fit whole."""
         if not self.main:
             return ""
         spark = sparkline(self.trend, TREND)
