@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## Watch a synthetic stream with three known changes, end to 
 	@$(BIN)/streamgauge demo
 
 test: $(INSTALLED) ## Run every test, but for those that hurt a cluster.
-	@$(BIN)/python -m pytest -n 2 --durations 20 --durations-min 3
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 --durations-min 3
 
 lint: $(INSTALLED) ## Lint, format and types.
 	@$(BIN)/ruff check .

@@ -15,8 +15,8 @@ from streamgauge.consumers.mlflow.entries import read_entry
 from streamgauge.consumers.mlflow.runs import MODEL_TAG, VERSION_TAG
 from streamgauge.consumers.mlflow.store import connect, default_store
 from tests.faults.settings import ROOT, write_config
-from tests.support.kafka.processes import ProcessGroup
 from tests.support.mlflow_server import MLflowServer
+from tests.support.processes import ProcessGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from tests.faults.kinds import Kind
     from tests.faults.oracle import Verdict
 
-# Kafka's default, which the tests' own clusters shorten: a group that is new or was thrown out
-# gathers for so long before anybody is given a partition.
-GROUPS_GATHER = {"group.initial.rebalance.delay.ms": "3000"}
 RECOVERY_TIMEOUT_S = 120.0
 CHARTS_FROM = 50
 SECOND_FAULT = 0.12  # how often another fault strikes before the first one is recovered from
@@ -221,10 +218,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="streamgauge-faults-"))
     seed = options.seed or random.SystemRandom().randrange(1, 1 << 31)
-    with (
-        Cluster(folder / "cluster", 3, settings=GROUPS_GATHER) as cluster,
-        FaultProxy.before(cluster) as proxy,
-    ):
+    with Cluster(folder / "cluster", 3) as cluster, FaultProxy.before(cluster) as proxy:
         if options.controls:
             from tests.faults.controls import run_controls  # noqa: PLC0415
 

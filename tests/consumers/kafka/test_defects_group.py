@@ -166,8 +166,8 @@ def test_d10_a_worker_claims_what_it_has(kafka, kafka_proxy, kafka_prefix):
 
 @pytest.mark.slow
 def test_d10_each_partition_is_somebodys_after_all_were_thrown_out(tmp_path, kafka_prefix):
-    # As clusters do that are not made for tests, it lets an empty group gather before it shares.
-    cluster = Cluster(tmp_path, 1, settings={"group.initial.rebalance.delay.ms": "1500"})
+    # As clusters do by default, it lets an empty group gather for 3 s before it shares.
+    cluster = Cluster(tmp_path, 1)
     start_or_skip(cluster)
     try:
         app = make_app(app_settings(cluster.bootstrap, kafka_prefix), n_partitions=6)
