@@ -81,7 +81,7 @@ class Model:
         Raises:
             EventError: its value does not fit the task. Nothing has changed.
         """
-        self._versions.take_prediction(event)
+        self._versions.see(event.version, event, event.timestamp_ms, event.prediction)
         self.join.add_prediction(event, offset, self._out)
 
     def add_label(self, event: Label, offset: int) -> None:
