@@ -37,7 +37,7 @@ _ENGINE = "engine"
 
 
 class _Counts(Struct, array_like=True):
-    """What the engine itself counts."""
+    """The engine's own counts."""
 
     n_dead_letters: int = 0
     n_retrains: int = 0
@@ -46,7 +46,7 @@ class _Counts(Struct, array_like=True):
 
 
 class Engine:
-    """Watches every model of one partition.
+    """A watch on every model of one partition.
 
     Args:
         config: the whole configuration.
@@ -106,7 +106,7 @@ class Engine:
         return outputs
 
     def _new_model(self, event: Prediction | Label) -> Model:
-        """A model that is watched as soon as its first event has been taken."""
+        """Return a model that is watched as soon as its first event has been taken."""
         if self._is_full and self._idle.longest(event.timestamp_ms) is None:
             raise EventError(
                 "too_many_models",
@@ -121,7 +121,7 @@ class Engine:
         return len(self._models) >= self._config.models_max
 
     def _admit(self, model: Model, n_outcomes: int) -> int:
-        """Watch a new model, in the place of an idle one where it has to be; the outcomes' number.
+        """Watch a new model, if need be in the place of an idle one; return the next number.
 
         An event has been taken by it already, so a refused event makes room for nobody.
         """
@@ -146,7 +146,7 @@ class Engine:
         return n_outcomes
 
     def _findings(self, points: Sequence[tuple[int, Output]]) -> list[Output]:
-        """What the batch's outcomes led to, in the order in which the outcomes came.
+        """Return what the batch's outcomes led to, in the order in which the outcomes came.
 
         `points` are put in their places: each comes with the number of the last outcome before.
         """

@@ -94,7 +94,7 @@ class Model:
         self.join.add_label(event, offset, self._out)
 
     def place_outcomes(self, n: int) -> int:
-        """Number the outcomes that are new since the last call, from `n` on.
+        """Give the outcomes that are new since the last call their numbers, from `n` on.
 
         Returns:
             The number after the last one's.

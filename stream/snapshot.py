@@ -41,7 +41,7 @@ def incomplete(name: str) -> SnapshotError:
 
 
 def chunk_name(kind: str, *names: str) -> str:
-    """The name of a chunk: any model and version names, no ambiguity.
+    """Return the name of a chunk: any model and version names, no ambiguity.
 
     >>> chunk_name("monitor", "a/b", "1")
     'monitor/a%2Fb/1'
@@ -50,7 +50,7 @@ def chunk_name(kind: str, *names: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, list[str]]:
-    """The kind and the names that `chunk_name` was made from.
+    """Return the kind and the names that `chunk_name` was made from.
 
     >>> split_name("monitor/a%2Fb/1")
     ('monitor', ['a/b', '1'])
@@ -60,12 +60,12 @@ def split_name(name: str) -> tuple[str, list[str]]:
 
 
 def pack(value: Any) -> bytes:
-    """A chunk of plain values."""
+    """Return a chunk of plain values."""
     return msgspec.msgpack.encode([FORMAT, value])
 
 
 def unpack(name: str, data: bytes, kind: Any = Any) -> Any:
-    """The value in a chunk.
+    """Return the value in a chunk.
 
     Raises:
         SnapshotError: the chunk is of another format, or damaged.
@@ -83,7 +83,7 @@ def unpack(name: str, data: bytes, kind: Any = Any) -> Any:
 
 
 def encode_changes(changes: Sequence[JoinChange]) -> list[bytes]:
-    """Changes of a join as lists in bytes, none longer than a piece but where one change is."""
+    """Encode changes of a join as lists, none longer than a piece but where one change is."""
     data = msgspec.msgpack.encode(changes)
     if len(data) <= _PIECE_BYTES or len(changes) == 1:
         return [data]
@@ -100,7 +100,7 @@ class _LogChunk:
 
 
 class JoinLog:
-    """How one model's join is stored: all of it once, as the base, and the changes since, the log.
+    """One model's join as it is stored: all of it once, the base, and the changes since, the log.
 
     The log is folded into a new base when it has outgrown the old one: what is written is, in
     the long run, twice what has changed. Both are cut into pieces. A commit's changes are merged
@@ -118,12 +118,12 @@ class JoinLog:
         self._log_bytes = 0
 
     def names(self) -> list[str]:
-        """The names of the chunks that are stored."""
+        """Return the names of the chunks that are stored."""
         base = [self._name("base", i) for i in range(self._n_base)]
         return base + [self._name("log", i) for i in range(len(self._log))]
 
     def write(self, groups: Sequence[bytes], join: ModelJoin) -> dict[str, bytes | None]:
-        """The chunks to write for one commit's changes, as `encode_changes` gave them."""
+        """Return the chunks to write for one commit's changes, as `encode_changes` gave them."""
         self._log_bytes += sum(map(len, groups))
         if self._log_bytes > max(self._base_bytes, _LOG_BYTES_MIN):
             return self._fold(join)
@@ -182,7 +182,7 @@ class JoinLog:
 
 
 def _pieces(changes: Iterator[JoinChange]) -> Iterator[bytes]:
-    """Chunks of all the changes, each about a piece long."""
+    """Yield chunks of all the changes, each about a piece long."""
     groups: list[bytes] = []
     n_bytes = 0
     while some := list(islice(changes, _ENCODED_AT_ONCE)):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class JoinCounts(Struct, array_like=True):
-    """What a join has seen and dropped, since its model was first seen.
+    """The counts of what a join has seen and dropped, since its model was first seen.
 
     Attributes:
         n_predictions: predictions, repeated ones among them.
