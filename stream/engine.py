@@ -47,7 +47,7 @@ class _Counts(Struct, array_like=True):
 
 
 class Engine:
-    """Watches every model of one partition.
+    """A watch on every model of one partition.
 
     Args:
         config: the whole configuration.
@@ -125,7 +125,7 @@ class Engine:
         return len(self._models) >= self._config.models_max
 
     def _admit(self, model: Model, n_outcomes: int) -> int:
-        """Watch a new model, in the place of an idle one where it has to be; the outcomes' number.
+        """Watch a new model, if need be in the place of an idle one; return the next number.
 
         An event has been taken by it already, so a refused event makes room for nobody.
         """

@@ -109,7 +109,7 @@ class ModelJoin:
         self._change(Orphan(len(self._early)))
 
     def waiting(self, prediction_id: str) -> PendingPrediction | None:
-        """Return the prediction that waits for the label of this id, if it is there."""
+        """Return the prediction that waits for the label of this id, None where there is none."""
         return self._pending.get(prediction_id)
 
     def add_prediction(self, event: Prediction, offset: int, out: list[Outcome]) -> None:
@@ -291,13 +291,13 @@ class ModelJoin:
             heappush(self._held, (outcome.predicted_ms, change.seq, outcome))
 
     def drain_changes(self) -> list[JoinChange]:
-        """Return what has changed since the last call; the last one says what no other one does."""
+        """Return what has changed since the last call; the last is a mark of all else."""
         changes, self._changes = self._changes, []
         changes.append(self._mark())
         return changes
 
     def entries(self) -> Iterator[JoinChange]:
-        """Yield changes that make a new join what this one is; take them before the next event."""
+        """Return changes that make a new join what this one is; take them before the next event."""
         yield from (Match(key, y_true) for key, y_true in self._joined.items())
         yield from (WaitEarly(key, early) for key, early in self._early.items())
         yield from (Wait(key, pending) for key, pending in self._pending.items())
@@ -310,7 +310,7 @@ class ModelJoin:
         return Mark(self._watermark_ms, self._sweep_ms, self._held_seq, counts)
 
     def redo(self, changes: Iterable[JoinChange]) -> None:
-        """Apply what `entries` and then `drain_changes` gave, in order, as it is or decoded."""
+        """Apply what `entries` and then `drain_changes` gave, in order."""
         for change in changes:
             self._apply(change)
 

@@ -1,4 +1,4 @@
-"""Changes of a join: each a small Struct that is applied, stored, and applied again.
+"""The changes of a join: each a small Struct that is applied, stored, and applied again.
 
 They are stored as arrays that begin with their tag.
 """

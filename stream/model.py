@@ -81,7 +81,7 @@ class Model:
         Raises:
             EventError: its value does not fit the task. Nothing has changed.
         """
-        self._versions.take_prediction(event)
+        self._versions.see(event.version, event, event.timestamp_ms, event.prediction)
         self.join.add_prediction(event, offset, self._out)
 
     def add_label(self, event: Label, offset: int) -> None:
@@ -94,7 +94,7 @@ class Model:
         self.join.add_label(event, offset, self._out)
 
     def place_outcomes(self, n: int) -> int:
-        """Return the number the outcomes that are new since the last call, from `n` on.
+        """Give the outcomes that are new since the last call their numbers, from `n` on.
 
         Returns:
             The number after the last one's.

@@ -52,7 +52,7 @@ class AlarmFinding:
 
 @dataclass(frozen=True, slots=True)
 class DataProblemFinding:
-    """A problem of the data: the core cannot use it, although each event was well formed."""
+    """An outcome that the core cannot use, although each of its events was well formed."""
 
     index: int
     timestamp_ms: int
@@ -77,7 +77,7 @@ Finding = MetricsFinding | AlarmFinding | DataProblemFinding | RetrainDecision
 
 
 class Monitor:
-    """Watches one version of one model.
+    """A watch on one version of one model.
 
     Results depend on the sequence of outcomes alone, not on how it is cut into calls. Memory is
     bounded but for the learner's.
@@ -107,7 +107,7 @@ class Monitor:
         return findings
 
     def set_superseded(self, *, superseded: bool) -> None:
-        """Note whether another version is served: then go on measuring, but ask for nothing."""
+        """Set whether another version is served: then go on measuring, but ask for nothing."""
         self._policy.set_superseded(superseded=superseded)
 
     def _segment_end(self) -> int:
@@ -148,7 +148,7 @@ class Monitor:
     def _stops(
         self, by_index: Mapping[int, list[SignalAlarm | DetectorFailure]], n: int, start: int
     ) -> list[int]:
-        """Positions in the segment at which the policy has something to look at."""
+        """Return the positions in the segment at which the policy has something to look at."""
         if self._policy.has_period:
             return list(range(n))
         stops = set(by_index)

@@ -183,7 +183,7 @@ class JoinLog:
 
 
 def _pieces(changes: Iterator[JoinChange]) -> Iterator[bytes]:
-    """Chunks of all the changes, each about a piece long."""
+    """Yield chunks of all the changes, each about a piece long."""
     groups: list[bytes] = []
     n_bytes = 0
     while some := list(islice(changes, _ENCODED_AT_ONCE)):

@@ -1,4 +1,4 @@
-"""The kind of values that a model's predictions and labels are, and which values fit it."""
+"""The kind of values that a model's predictions and labels are, and the check that they fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ValueKind = Literal["text", "number"]
 
 
 class Evidence(NamedTuple):
-    """An event's evidence of the task: a prediction, then its label where that is known."""
+    """All that an event says of the task: a prediction, then its label where that is known."""
 
     values: tuple[Value, ...]
     task: Task | None = None
@@ -57,7 +57,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, seen: Evidence, config: ModelConfig) -> TaskSpec:
-        """Return the task as the config settles it, else as the event says, else as it looks."""
+        """Return the task as the config settles it, else the event declares it, else it looks."""
         declared = config.settled_task or seen.task
         task: Task = declared or ("classification" if seen.is_of_classes else "regression")
         kind: ValueKind = "number" if task == "regression" else _kind(seen.values[0])
@@ -120,7 +120,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
             raise problem
 
     def mismatch(self, name: str, value: Value, config: ModelConfig) -> EventError | None:
-        """Return what `check` raises, None where it raises nothing."""
+        """Return what `check` raises, None where the value fits."""
         if not self.takes(value):
             return EventError("task_mismatch", self._misfit(name, value))
         classes = config.classes

@@ -42,14 +42,6 @@ class Version:
     settled: bool = False
     anew: bool = False
 
-    def takes(self, outcome: Outcome) -> bool:
-        """Return whether an outcome's values are of the version's task.
-
-        A prediction may be of an earlier life of its version, when that had another task.
-        """
-        takes = self.spec.takes
-        return takes(outcome.y_true) and takes(outcome.y_pred)
-
 
 class _StoredVersion(Struct, array_like=True):
     name: str
@@ -108,13 +100,30 @@ class Versions:
         """Return a version, None where it is not monitored."""
         return self._versions.get(name)
 
-    def take_prediction(self, event: Prediction) -> None:
-        """Take note of a prediction and its version.
+    def see(self, name: str, event: Prediction | Label, predicted_ms: int, *values: Value) -> None:
+        """Take note of which version predicts, and of its task.
+
+        Args:
+            name: the version.
+            event: the prediction, or the label that carries it.
+            predicted_ms: event time of the prediction.
+            *values: the prediction, then its label where that is known.
 
         Raises:
-            EventError: its value does not fit the task. Nothing has changed.
+            EventError: the prediction does not fit the task. Nothing has changed.
         """
-        self._see(event.version, event, event.timestamp_ms, event.prediction)
+        version = self._versions.get(name)
+        spec = self._spec(version, event, *values)
+        spec.check("prediction", values[0], self._config)
+        if version is None:
+            self._start(name, spec)
+        else:
+            self._revise(version, spec)
+            if name != self._served.served:
+                self._versions[name] = self._versions.pop(name)
+        if self._served.see(name, predicted_ms):
+            self._serve()
+        self._state_changed = True
 
     def take_label(self, event: Label, waiting: PendingPrediction | None) -> None:
         """Take note of a label and, where it carries its prediction, of the version.
@@ -131,7 +140,7 @@ class Versions:
             spec = self._spec(self._versions.get(event.version), event, *values)
             spec.check("label", event.label, self._config)
             predicted_ms = event.timestamp_predicted_ms or event.timestamp_ms
-            self._see(event.version, event, predicted_ms, *values)
+            self.see(event.version, event, predicted_ms, *values)
         elif waiting is not None and (version := self._versions.get(waiting.version)) is not None:
             spec = self._spec(version, waiting, waiting.y_pred, event.label)
             spec.check("label", event.label, self._config)
@@ -165,21 +174,6 @@ class Versions:
             return version.spec
         seen = Evidence.of(event, *values)
         return version.spec.revised(seen, self._config, settled=version.settled)
-
-    def _see(self, name: str, event: Prediction | Label, predicted_ms: int, *values: Value) -> None:
-        """Note which version predicts; check that its prediction, the first of `values`, fits."""
-        version = self._versions.get(name)
-        spec = self._spec(version, event, *values)
-        spec.check("prediction", values[0], self._config)
-        if version is None:
-            self._start(name, spec)
-        else:
-            self._revise(version, spec)
-            if name != self._served.served:
-                self._versions[name] = self._versions.pop(name)
-        if self._served.see(name, predicted_ms):
-            self._serve()
-        self._state_changed = True
 
     def _revise(self, version: Version, spec: TaskSpec) -> None:
         """Give a version its task; with another one than it had it starts anew."""
@@ -231,16 +225,23 @@ class Versions:
         self._changed.update(self._versions)
 
     def expect(self, outcome: Outcome) -> bool:
-        """Take note of an outcome that is to be monitored; return whether its version takes it."""
+        """Take note of an outcome that is to be monitored.
+
+        Returns:
+            Whether its version is monitored and both values are of its task: a prediction may be
+            of an earlier life of its version, when that had another task.
+        """
         version = self._versions.get(outcome.version)
         if version is None:
             self.n_unmonitored += 1
             self._state_changed = True
             return False
-        takes = version.takes(outcome)
-        if takes and not version.settled:
+        takes = version.spec.takes
+        if not (takes(outcome.y_true) and takes(outcome.y_pred)):
+            return False
+        if not version.settled:
             version.settled = self._state_changed = True
-        return takes
+        return True
 
     def set_changed(self, name: str) -> None:
         """Take note that a version's monitor has taken outcomes."""

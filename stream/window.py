@@ -1,4 +1,4 @@
-"""The place of a model's outcomes: times, offsets and mean loss since any past outcome index."""
+"""The places of a model's outcomes: for any past one, times, offsets and mean loss since."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class WindowIndex:
             start = end
 
     def split(self, outcome_index: int) -> tuple[Block, Block]:
-        """Everything before the block that holds an outcome, and everything from it on."""
+        """Return all before the block that holds an outcome, and all from that block on."""
         before, since = Block(0), Block(0)
         n = 0
         for block in self._blocks:
@@ -96,7 +96,7 @@ class WindowIndex:
 
 
 def running_sum(total: float, values: NDArray[np.float64]) -> float:
-    """`total` plus the values, added one by one: the same bits however the values are cut."""
+    """Return `total` plus the values, added one by one: the same bits however they are cut."""
     return float(np.cumsum(np.concatenate(([total], values)))[-1])
 
 

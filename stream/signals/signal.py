@@ -54,7 +54,7 @@ class SignalAlarm:
 
 @dataclass(frozen=True, slots=True)
 class DetectorFailure:
-    """A detector failed on the value of an outcome, for the `n`-th time; it goes on without."""
+    """A detector's failure on the value of an outcome, its `n`-th; it goes on without the value."""
 
     index: int
     signal: str
