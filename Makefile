@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## Watch a synthetic stream with three known changes, end to 
 	@$(BIN)/streamgauge demo
 
 test: $(INSTALLED) ## Run every test, but for those that hurt a cluster.
-	@$(BIN)/python -m pytest --durations 20 --durations-min 3
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 --durations-min 3
 
 lint: $(INSTALLED) ## Lint, format and types.
 	@$(BIN)/ruff check .
@@ -62,7 +62,7 @@ faults: $(INSTALLED) ## Hurt a Kafka of three brokers and its workers: make faul
 	@$(BIN)/python -m tests.faults.run --faults $(or $(N),20) --seed $(or $(SEED),0)
 
 faults-short: $(INSTALLED) ## About 20 faults and the negative controls, as tests.
-	@$(BIN)/python -m pytest -m faults tests/faults tests/kafka
+	@$(BIN)/python -m pytest -m faults tests/faults tests/consumers/kafka
 
 faults-controls: $(INSTALLED) ## Show that the faults are noticed where a safeguard is off.
 	@$(BIN)/python -m tests.faults.run --controls --seed $(or $(SEED),0)

@@ -6,7 +6,7 @@ positions and journal. What one `commit` writes becomes visible as a whole or no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from streamgauge.detectors.errors import StreamgaugeError
@@ -14,7 +14,7 @@ from streamgauge.detectors.errors import StreamgaugeError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from streamgauge.stream.records import Headers, Output, Record
+    from streamgauge.stream.records import Headers, Output, Record, TopicRole
 
 
 class BrokerError(StreamgaugeError):
@@ -43,63 +43,98 @@ class PartitionsTakenError(BrokerError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a partition's committed journal stands.
+    """The place where a partition stands after a commit.
 
     Attributes:
         sequence: number of commits so far (0: none yet).
-        prediction_offset: offset of the next prediction to read.
-        label_offset: offset of the next label to read.
-        state_digest: digest of everything the core did up to here, chained from commit to commit.
+        offsets: for each input, in the processor's order, the offset of the next record to read.
+        state_digest: digest of everything the processor did up to here, chained from commit to
+            commit.
         config_digest: digest of the config that the last commit was made under.
     """
 
     sequence: int = 0
-    prediction_offset: int = 0
-    label_offset: int = 0
+    offsets: tuple[int, ...] = ()
     state_digest: str = ""
     config_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one batch of one partition has led to; written as a whole.
+    """All that one batch of a partition, or one deadline, has led to; written as a whole.
 
     Attributes:
-        position: the position after the batch; its `sequence` is the last one's plus 1.
-        outputs: records to append. An output goes to the partition of its topic that has the
-            worker's partition number.
+        before: the checkpoint that it follows.
+        after: the checkpoint that it makes; its `sequence` is one more.
+        outputs: records to append. An output goes to the partition of its role's topic that has
+            the worker's partition number.
         chunks: state chunks that changed, by name; None deletes a chunk.
+        deadline_ms: the deadline that it is of, None for a batch.
     """
 
-    position: Checkpoint
+    before: Checkpoint
+    after: Checkpoint
     outputs: Sequence[Output]
     chunks: Mapping[str, bytes | None]
+    deadline_ms: int | None = None
+
+    def journal_entry(self, partition: int) -> JournalEntry:
+        """Return what the journal keeps of it."""
+        return JournalEntry(
+            partition,
+            self.after.sequence,
+            self.before.offsets,
+            self.after.offsets,
+            self.deadline_ms,
+            self.after.state_digest,
+            self.after.config_digest,
+        )
+
+    def check_follows(self, partition: int, committed: Checkpoint) -> None:
+        """Check that it follows on the last commit.
+
+        Raises:
+            FencedError: it does not: another worker has committed meanwhile.
+        """
+        if self.before.sequence != committed.sequence:
+            raise FencedError(
+                f"partition {partition} stands at commit {committed.sequence}, and commit "
+                f"{self.after.sequence} does not follow it; nothing was written"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class RestoredPartition:
-    """What the previous owner of a partition left: its position and its state chunks."""
+    """All that the previous owner of a partition left: its checkpoint and its state chunks."""
 
-    position: Checkpoint
+    checkpoint: Checkpoint
     chunks: dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Unread input of one partition, in offset order, cut so that the two topics keep step."""
+    """Unread input of one partition, cut so that its inputs keep step (see `stream/align.py`).
+
+    Attributes:
+        partition: its number.
+        inputs: for each input, in the processor's order, its next records in offset order.
+    """
 
     partition: int
-    predictions: list[Record] = field(default_factory=list)
-    labels: list[Record] = field(default_factory=list)
+    inputs: tuple[list[Record], ...]
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return sum(map(len, self.inputs))
 
 
 class Rebalance(NamedTuple):
-    """How this worker's partitions changed: first drop `lost`, then start `taken_over`.
+    """A change of this worker's partitions: first drop `lost`, then start `restored`.
 
     A partition that was lost and won back is in both.
     """
 
-    taken_over: dict[int, RestoredPartition]
+    restored: dict[int, RestoredPartition]
     lost: tuple[int, ...]
 
 
@@ -115,14 +150,16 @@ class TopicInfo(NamedTuple):
 
 
 class JournalEntry(NamedTuple):
-    """One committed batch: the input ranges [from, to) and the digest after it."""
+    """One commit: the input ranges [from, to), in the processor's order, and the digest after it.
+
+    `deadline_ms` is the deadline that it is of, None for a batch of records.
+    """
 
     partition: int
     sequence: int
-    prediction_from: int
-    prediction_to: int
-    label_from: int
-    label_to: int
+    offsets_from: tuple[int, ...]
+    offsets_to: tuple[int, ...]
+    deadline_ms: int | None
     state_digest: str
     config_digest: str
 
@@ -165,7 +202,7 @@ class Reader(Protocol):
     """Follows whole topics; sees only what is committed. With a group it remembers its place."""
 
     def poll(self, timeout_s: float, max_records: int = 1000) -> list[Record]:
-        """Up to `max_records` unread records, in offset order within a partition.
+        """Return up to `max_records` unread records, in offset order within a partition.
 
         Waits up to `timeout_s` for the first one; an empty list means none came.
         """
@@ -192,7 +229,7 @@ class Assignment(Protocol):
         ...
 
     def poll(self, timeout_s: float) -> list[Batch]:
-        """The next batch of owned partitions that have unread input; none is kept waiting.
+        """Return the next batch of owned partitions that have unread input; none is kept waiting.
 
         Waits up to `timeout_s` when there is none. What was polled but not committed is polled
         again only after the partition was taken over anew.
@@ -200,11 +237,18 @@ class Assignment(Protocol):
         ...
 
     def idle(self) -> bool:
-        """Whether every owned partition has been polled to the end of both of its inputs."""
+        """Return whether every owned partition has been polled to the end of all of its inputs."""
+        ...
+
+    def lag(self) -> dict[int, int]:
+        """Return how many records of each owned partition have not been polled.
+
+        As far as is known without asking the broker for more than it has told already.
+        """
         ...
 
     def commit(self, partition: int, commit: Commit) -> None:
-        """Write the outputs, the changed state, the position and the journal entry, or nothing.
+        """Write the outputs, the changed state, the checkpoint and the journal entry, or nothing.
 
         Raises:
             FencedError: another worker owns the partition now.
@@ -239,8 +283,13 @@ class Broker(Protocol):
         """Follow `topics`, from the group's place, else from the start, else from the end."""
         ...
 
-    def join_group(self) -> Assignment:
-        """Join the worker group."""
+    def join_group(self, inputs: Sequence[TopicRole]) -> Assignment:
+        """Join the worker group of the application, which shares the partitions of these topics.
+
+        Args:
+            inputs: roles of the topics that a processor reads, in its order; a partition is the
+                one with the same number of each.
+        """
         ...
 
     def journal(self, partition: int) -> Iterator[JournalEntry]:
@@ -248,7 +297,7 @@ class Broker(Protocol):
         ...
 
     def fetch(self, topic: str, partition: int, start_offset: int, end_offset: int) -> list[Record]:
-        """The records with start_offset <= offset < end_offset.
+        """Return the records with start_offset <= offset < end_offset.
 
         Raises:
             NotRetainedError: some of them are no longer retained.
@@ -256,7 +305,7 @@ class Broker(Protocol):
         ...
 
     def is_reachable(self, timeout_s: float, /) -> bool:
-        """Whether it can be read from just now, found out within so long."""
+        """Find out, within so long, if it can be read from just now."""
         ...
 
     def close(self) -> None: ...

@@ -16,7 +16,7 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 # The sink's exit status when records wait for the next one, which it has said by itself.
 RECORDS_WAIT_STATUS = 3

@@ -1,4 +1,4 @@
-"""From the command line's words to a configuration, a broker and a key."""
+"""From a configuration to a broker and a key."""
 
 from __future__ import annotations
 
@@ -8,64 +8,17 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamgauge.stream.config import Config, ConfigError, load_config
-
 if TYPE_CHECKING:
     from streamgauge.consumers.broker import Broker
+    from streamgauge.consumers.config import Config
 
 log = logging.getLogger(__name__)
 
 STATE_KEY_VARIABLE = "STREAMGAUGE_STATE_KEY"
 
 
-def read_config(
-    path: Path | None = None, data_dir: Path | None = None, kafka: str | None = None
-) -> Config:
-    """The configuration in a YAML file, or the defaults without one.
-
-    Args:
-        path: the file.
-        data_dir: the broker's local folder, whatever the file says.
-        kafka: `HOST:PORT[,...]` of Kafka, whatever broker the file says; where that is Kafka as
-            well, its other settings hold.
-
-    Raises:
-        ConfigError: no such file, not YAML, or not a configuration.
-    """
-    data = None if path is None else _parse(path)
-    config = load_config(data if kafka is None else _on_kafka(data, kafka))
-    if data_dir is not None:
-        broker = config.broker.model_copy(update={"data_dir": str(data_dir)})
-        config = config.model_copy(update={"broker": broker})
-    return config
-
-
-def _on_kafka(data: object, bootstrap_servers: str) -> object:
-    """A parsed configuration with Kafka as its broker."""
-    if not isinstance(data, dict | None):
-        return data
-    broker = (data or {}).get("broker")
-    kept = broker if isinstance(broker, dict) and broker.get("kind") == "kafka" else {}
-    chosen = {**kept, "kind": "kafka", "bootstrap_servers": bootstrap_servers}
-    return {**(data or {}), "broker": chosen}
-
-
-def _parse(path: Path) -> object:
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read: {reason}") from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-
-
 def open_broker(config: Config) -> Broker:
-    """The broker that the configuration names.
+    """Return the broker that the configuration names.
 
     Raises:
         BrokerError: it cannot be opened.
@@ -80,7 +33,7 @@ def open_broker(config: Config) -> Broker:
 
 
 def open_existing_broker(config: Config) -> Broker:
-    """The broker, to read what it holds; a folder that does not exist is not made.
+    """Return the broker, to read what it holds; a folder that does not exist is not made.
 
     Raises:
         BrokerError: there is nothing to read, or it cannot be opened.
@@ -109,7 +62,7 @@ def warn_of_local_metrics(config: Config) -> None:
 
 
 def state_key(config: Config) -> bytes | None:
-    """The key that seals learners: from the environment, else kept in the embedded broker's folder.
+    """Return the key that seals learners: of the environment, else of the embedded broker's folder.
 
     On Kafka there is no key but the one of the environment: every worker must have the same, and
     without it learners are not stored, and start afresh where a partition is taken over. A folder

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,22 +18,24 @@ from rich.table import Table
 from rich.text import Text
 
 from streamgauge.consumers.child_process import SinkProcess
+from streamgauge.consumers.clock import wall_clock_ms
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker, state_key
 from streamgauge.consumers.terminal.format import before_after, sparkline
 from streamgauge.consumers.terminal.tables import plain_table
 from streamgauge.consumers.traffic.demo_stream import MODEL, demo_stream
-from streamgauge.consumers.worker import Worker
+from streamgauge.consumers.worker import Observer, Worker
 from streamgauge.detectors.errors import StreamgaugeError
-from streamgauge.stream.config import load_config
 from streamgauge.stream.contracts import AlarmEvent, MetricPoint, RetrainRequest
+from streamgauge.stream.engine import Engine
+from streamgauge.stream.records import MONITOR_INPUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from streamgauge.consumers.broker import Broker, Producer
+    from streamgauge.consumers.broker import Broker, Commit, Producer
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.traffic.demo_stream import DemoStream, TrueChange
-    from streamgauge.stream.config import Config
-    from streamgauge.stream.records import Output
 
 _MARKER = "demo.json"
 _CHUNK = 400
@@ -47,7 +50,7 @@ class DemoError(StreamgaugeError, ValueError):
 
 
 @dataclass
-class Findings:
+class Findings(Observer):
     """Alarms, requests and errors that the worker has published so far."""
 
     alarms: list[AlarmEvent] = field(default_factory=list)
@@ -55,23 +58,19 @@ class Findings:
     lines: list[Text] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
 
-    def collector(self, config: Config) -> Callable[[Sequence[Output]], None]:
-        """Return a function that takes the outputs of a commit."""
-
-        def collect(outputs: Sequence[Output]) -> None:
-            for output in outputs:
-                if output.topic == config.topics.alarms:
-                    self.alarms.append(AlarmEvent.model_validate_json(output.value))
-                    self.lines.append(_alarm_line(self.alarms[-1]))
-                elif output.topic == config.topics.retrain:
-                    self.requests.append(RetrainRequest.model_validate_json(output.value))
-                    self.lines.append(_request_line(self.requests[-1]))
-                elif output.topic == config.topics.metrics:
-                    values = MetricPoint.model_validate_json(output.value).values
-                    if "accuracy_window" in values:
-                        self.errors.append(1 - values["accuracy_window"])
-
-        return collect
+    def on_commit(self, partition: int, commit: Commit) -> None:  # noqa: ARG002 - an observer
+        """Take the outputs of a commit."""
+        for output in commit.outputs:
+            if output.role == "alarms":
+                self.alarms.append(AlarmEvent.model_validate_json(output.value))
+                self.lines.append(_alarm_line(self.alarms[-1]))
+            elif output.role == "retrain":
+                self.requests.append(RetrainRequest.model_validate_json(output.value))
+                self.lines.append(_request_line(self.requests[-1]))
+            elif output.role == "metrics":
+                values = MetricPoint.model_validate_json(output.value).values
+                if "accuracy_window" in values:
+                    self.errors.append(1 - values["accuracy_window"])
 
 
 @dataclass(frozen=True)
@@ -163,21 +162,21 @@ def _watch(
     console: Console | None,
 ) -> None:
     """Send the traffic and watch it, a chunk at a time."""
-    with broker.producer() as producer, broker.join_group() as tasks:
-        collect = findings.collector(config)
-        worker = Worker(config, tasks, state_key=state_key(config), on_commit=collect)
+    with broker.producer() as producer, broker.join_group(MONITOR_INPUTS) as assignment:
+        make_engine = partial(Engine, config, state_key=state_key(config))
+        worker = Worker(make_engine, assignment, observers=[findings])
         worker.start()
         if console is None:
             _send(stream, 0, len(stream.events), producer, config)
         else:
             _show(stream, producer, worker, config, findings, console)
-        worker.run(until_idle=True, should_stop=lambda: False)
+        worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
 
 
 def _show(
     stream: DemoStream,
     producer: Producer,
-    worker: Worker,
+    worker: Worker[Engine],
     config: Config,
     findings: Findings,
     console: Console,
@@ -186,7 +185,7 @@ def _show(
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for chunk in range(n_chunks):
             _send(stream, chunk * _CHUNK, (chunk + 1) * _CHUNK, producer, config)
-            worker.step(0.0)
+            worker.step(0.0, wall_clock_ms())
             live.update(_progress((chunk + 1) / n_chunks, findings), refresh=True)
             time.sleep(_SHOWN_S / n_chunks)
 
@@ -283,6 +282,6 @@ def _print_next_steps(console: Console, directory: Path, charts: str) -> None:
 
 
 def _short(path: Path) -> str:
-    """A path as a person in this folder would write it."""
+    """Return a path as a person in this folder would write it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

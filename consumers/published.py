@@ -1,4 +1,4 @@
-"""What the topics hold: our own records read back, and each as a JSON object for programs."""
+"""The contents of the topics: our own records read back, and each as a JSON object."""
 
 from __future__ import annotations
 

@@ -7,23 +7,28 @@ import gc
 import logging
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamgauge.consumers.broker import BrokerTimeoutError
 from streamgauge.consumers.child_process import SinkProcess
+from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.connect import open_broker, state_key
 from streamgauge.consumers.summary import summarize
-from streamgauge.consumers.terminal.announce import log_findings
+from streamgauge.consumers.terminal.announce import FindingsLog, LagLog
 from streamgauge.consumers.worker import Worker
 from streamgauge.detectors import make_detector
 from streamgauge.detectors.row import RowDetector
 from streamgauge.detectors.warmup import exercise
+from streamgauge.stream.engine import Engine
+from streamgauge.stream.records import MONITOR_INPUTS
+from streamgauge.stream.totals import Totals, add_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 _PULSE_S = 1.0
 # Much longer than a broker takes that is there, and less than whoever stops us is ready to wait.
@@ -64,9 +69,9 @@ def run(
     sink: SinkProcess | None = None
     with open_broker(config) as broker, _stop_signals() as signals:
         try:
-            with broker.join_group() as tasks:
-                key = state_key(config)
-                worker = Worker(config, tasks, state_key=key, on_commit=log_findings(config))
+            with broker.join_group(MONITOR_INPUTS) as assignment:
+                make_engine = partial(Engine, config, state_key=state_key(config))
+                worker = Worker(make_engine, assignment, observers=[FindingsLog(), LagLog()])
                 worker.start()
                 sink = SinkProcess(config) if with_sink else None
                 pulse = _Pulse(alive)
@@ -77,7 +82,10 @@ def run(
                         sink.look_after()
 
                 worker.run(
-                    until_idle=until_idle, should_stop=lambda: bool(signals), each_turn=each_turn
+                    until_idle=until_idle,
+                    should_stop=lambda: bool(signals),
+                    clock_ms=wall_clock_ms,
+                    each_turn=each_turn,
                 )
                 seconds = time.monotonic() - started_s
         finally:
@@ -95,7 +103,9 @@ def run(
                 f"stopped, but the broker did not answer within {_ANSWER_S:g} s: there is no "
                 "summary, and what was not committed is for the next run"
             )
-        return summarize(broker, config, worker.partitions(), worker.totals(), seconds)
+        engines = worker.processors()
+        totals = add_up(Totals, [engine.totals() for engine in engines.values()])
+        return summarize(broker, config, engines.keys(), totals, seconds)
 
 
 def warm_up_for(config: Config) -> None:
@@ -131,7 +141,7 @@ class _Pulse:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """The SIGTERMs and SIGINTs that have come, instead of what they do otherwise."""
+    """Collect the SIGTERMs and SIGINTs that come, instead of what they do otherwise."""
     received: list[int] = []
     previous = {
         number: signal.signal(number, lambda number, _: received.append(number))

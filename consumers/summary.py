@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from streamgauge.consumers.published import documents
 from streamgauge.consumers.terminal.format import counted
 
@@ -11,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from streamgauge.consumers.broker import Broker
-    from streamgauge.stream.config import Config
-    from streamgauge.stream.engine import Totals
+    from streamgauge.consumers.config import Config
     from streamgauge.stream.records import Record
+    from streamgauge.stream.totals import Totals
 
 _ALARM_FIELDS = (
     "model",
@@ -31,7 +33,7 @@ _ALARM_FIELDS = (
 def summarize(
     broker: Broker, config: Config, partitions: Collection[int], totals: Totals, seconds: float
 ) -> dict[str, Any]:
-    """What has been seen and found since the topics were made, and how long the run was.
+    """Sum up what has been seen and found since the topics were made, and how long the run was.
 
     Counts and findings go together: both are of the partitions that the worker had at its end, and
     cover earlier runs as well, so that a run that was killed and started again sums up the same as
@@ -52,20 +54,7 @@ def summarize(
     return {
         "partitions": sorted(partitions),
         "n_partitions": broker.n_partitions,
-        "n_predictions": totals.n_predictions,
-        "n_labels": totals.n_labels,
-        "n_outcomes": totals.n_outcomes,
-        "n_dead_letters": totals.n_dead_letters,
-        "join": {
-            "duplicate": totals.n_duplicate,
-            "correction": totals.n_correction,
-            "expired": totals.n_expired,
-            "orphaned": totals.n_orphaned,
-            "pending": totals.n_pending,
-            "held": totals.n_held,
-            "duplicate_predictions": totals.n_duplicate_predictions,
-        },
-        "n_models_evicted": totals.n_evicted,
+        **msgspec.structs.asdict(totals),
         "alarms": [{field: alarm[field] for field in _ALARM_FIELDS} for alarm in alarms],
         "retrain_requests": list(documents("retrain", found(config.topics.retrain))),
         "seconds": round(seconds, 3),
@@ -73,10 +62,10 @@ def summarize(
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-    """A summary as one line."""
-    n_repeated = summary["join"]["duplicate_predictions"]
+    """Return a summary as one line."""
+    n_repeated = summary["n_duplicate_predictions"]
     repeated = f" ({n_repeated:,} of known ids, ignored)" if n_repeated else ""
-    n_held = summary["join"]["held"]
+    n_held = summary["n_held"]
     held = f" ({n_held:,} held by label_maturity)" if n_held else ""
     return (
         f"in all{_of_which(summary)} {counted(summary['n_predictions'], 'prediction')}{repeated},"
@@ -90,7 +79,7 @@ def describe(summary: Mapping[str, Any]) -> str:
 
 
 def _of_which(summary: Mapping[str, Any]) -> str:
-    """Which partitions were summed up, where it was not all of them."""
+    """Return which partitions were summed up, where it was not all of them."""
     partitions = summary["partitions"]
     if len(partitions) == summary["n_partitions"]:
         return ""

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from streamgauge.consumers.broker import Broker, JournalEntry
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
+    from streamgauge.stream.processor import Processor
     from streamgauge.stream.records import Record
 
 
@@ -22,7 +23,7 @@ Verdict = Literal["agrees", "differs", "not comparable"]
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What the replay of one partition's journal showed.
+    """The result of replaying one partition's journal.
 
     Attributes:
         partition: its number.
@@ -40,22 +41,31 @@ class Verified:
     problem: str | None = None
 
 
-def verify(broker: Broker, config: Config, partition: int, state_key: bytes | None) -> Verified:
-    """Replay one partition's journal; whether the core does again what it did then."""
-    engine = Engine(config, partition, state_key=state_key)
+def verify(broker: Broker, config: Config, partition: int, processor: Processor) -> Verified:
+    """Replay one partition's journal through a new processor, and compare every digest.
+
+    Args:
+        broker: where the journal and its input are.
+        config: the whole configuration.
+        partition: the partition's number.
+        processor: one that is as it was before the partition's first commit.
+    """
     n_records = n_commits = 0
     for entry in broker.journal(partition):
         try:
-            predictions, labels = _input(entry, n_commits, broker, config)
+            batch = _input(entry, n_commits, broker, config, processor)
         except _IncomparableError as error:
             return Verified(partition, n_commits, n_records, "not comparable", str(error))
-        engine.process(predictions, labels)
-        engine.drain_chunks()
-        n_records += len(predictions) + len(labels)
-        if engine.digest != entry.state_digest:
+        if entry.deadline_ms is None:
+            processor.process(batch)
+        else:
+            processor.on_deadline(entry.deadline_ms)
+        processor.drain_chunks()
+        n_records += sum(map(len, batch))
+        if processor.digest != entry.state_digest:
             problem = (
                 f"commit {entry.sequence}: the digest is {entry.state_digest} in the journal,"
-                f" {engine.digest} in the replay"
+                f" {processor.digest} in the replay"
             )
             return Verified(partition, n_commits, n_records, "differs", problem)
         n_commits += 1
@@ -63,30 +73,28 @@ def verify(broker: Broker, config: Config, partition: int, state_key: bytes | No
 
 
 class _IncomparableError(StreamgaugeError):
-    """Why a commit, and each one after it, cannot be compared."""
+    """A commit, and each one after it, cannot be compared; the message says why."""
 
 
 def _input(
-    entry: JournalEntry, n_commits: int, broker: Broker, config: Config
-) -> tuple[list[Record], list[Record]]:
-    """The predictions and labels of a commit that follows on `n_commits` others."""
+    entry: JournalEntry, n_commits: int, broker: Broker, config: Config, processor: Processor
+) -> list[list[Record]]:
+    """Return the input of a commit that follows on `n_commits` others."""
     gone = f"the input of commit {n_commits + 1} is no longer retained"
     if entry.sequence != n_commits + 1:
         raise _IncomparableError(f"{gone}, and the journal goes on at commit {entry.sequence}")
-    if entry.config_digest != config.digest():
+    if entry.config_digest != processor.config_digest:
         raise _IncomparableError(f"commit {entry.sequence} was made under another configuration")
-    topics, p = config.topics, entry.partition
+    topics = map(config.topics.name_of, processor.inputs)
+    ranges = zip(topics, entry.offsets_from, entry.offsets_to, strict=True)
     try:
-        return (
-            broker.fetch(topics.predictions, p, entry.prediction_from, entry.prediction_to),
-            broker.fetch(topics.labels, p, entry.label_from, entry.label_to),
-        )
+        return [broker.fetch(topic, entry.partition, *offsets) for topic, *offsets in ranges]
     except NotRetainedError as error:
         # It went between the reading of the journal and this.
         raise _IncomparableError(gone) from error
 
 
 def verify_all(broker: Broker, config: Config, state_key: bytes | None) -> Iterator[Verified]:
-    """Replay the journal of every partition."""
+    """Replay the journal of every partition of the monitor."""
     for partition in range(broker.n_partitions):
-        yield verify(broker, config, partition, state_key)
+        yield verify(broker, config, partition, Engine(config, partition, state_key=state_key))

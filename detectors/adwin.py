@@ -47,13 +47,13 @@ _DELTA, _CLOCK, _MAX_BUCKETS, _MIN_LENGTH, _GRACE, _SHRINK = range(6)
 
 @compiled
 def _level(k: int, max_buckets: int) -> int:
-    """Where level `k` begins in the row, with its number of buckets."""
+    """Return where level `k` begins in the row, with its number of buckets."""
     return _LEVELS + k * (2 * max_buckets + 1) - (max_buckets if k > 0 else 0)
 
 
 @compiled
 def _has_room(row: NDArray[np.float64], max_buckets: int) -> bool:
-    """Whether the row is wide enough for the buckets as they are after one more value."""
+    """Return whether the row is wide enough for the buckets as they are after one more value."""
     top = int(row[_TOP])
     if _level(top + 2, max_buckets) <= len(row):
         return True
@@ -65,13 +65,13 @@ def _has_room(row: NDArray[np.float64], max_buckets: int) -> bool:
 
 @compiled
 def _count(row: NDArray[np.float64], at: int) -> int:
-    """The number of buckets of the level that begins at `at`."""
+    """Return the number of buckets of the level that begins at `at`."""
     return int(row[at]) & _COUNT_MAX
 
 
 @compiled
 def _oldest(row: NDArray[np.float64], at: int) -> int:
-    """The place of its oldest bucket, from 0."""
+    """Return the place of its oldest bucket, from 0."""
     return int(row[at]) >> _COUNT_BITS
 
 
@@ -135,14 +135,14 @@ def _log_term(width: float, delta: float) -> float:
 def _allowed(
     n_before: float, n_after: float, min_length: float, variance: float, log_term: float
 ) -> float:
-    """How far the means of two parts of the window may differ."""
+    """Return how far the means of two parts of the window may differ."""
     inverse = 1.0 / (n_before - min_length + 1.0) + 1.0 / (n_after - min_length + 1.0)
     return math.sqrt(2.0 * inverse * variance * log_term) + 2.0 / 3.0 * log_term * inverse
 
 
 @compiled
 def _is_cut(row: NDArray[np.float64], params: NDArray[np.float64]) -> bool:
-    """Whether the means of two parts of the window differ by more than is allowed.
+    """Return whether the means of two parts of the window differ by more than is allowed.
 
     The allowed difference e = sqrt(a m) + b m needs a root and divisions for every split, and
     hardly any split comes near it. With n0 and n1 values in the parts, s the sum of the lessened
@@ -231,7 +231,7 @@ def _drop_oldest(row: NDArray[np.float64], max_buckets: int) -> None:
 
 @compiled
 def _sum_buckets(row: NDArray[np.float64], max_buckets: int) -> None:
-    """The window's sums from its buckets' sums."""
+    """Return the window's sums from its buckets' sums."""
     n, total, squares = 0.0, 0.0, 0.0
     for k in range(int(row[_TOP]), -1, -1):
         at, size = _level(k, max_buckets), 2.0**k
@@ -353,7 +353,7 @@ class ADWIN(RowDetector):
         super().__init__(params, numbers, [0.0] * (widths[0] - 1), widths)
 
     def readings(self) -> dict[str, float]:
-        """The window's `width` and the `mean` of the values in it, 0 in an empty one."""
+        """Return the window's `width` and the `mean` of the values in it, 0 in an empty one."""
         width, total = self._row[[_WIDTH, _TOTAL]].tolist()
         return {"width": width, "mean": total / width if width else 0.0}
 

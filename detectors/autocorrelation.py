@@ -1,4 +1,4 @@
-"""What the last few values say of the next one, where the values are autocorrelated."""
+"""The next value as the last few foretell it, where values are autocorrelated."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _estimate(memory: NDArray[np.float64], n: int) -> None:
 
 @compiled
 def expected(row: NDArray[np.float64], at: int, n: int, mean: float) -> float:
-    """The mean, from 0 to 1, of the value after `n` others that have the given mean over all."""
+    """Return the mean, from 0 to 1, of the value after `n` others of the given mean over all."""
     if n < _N_MIN:
         return mean
     if n % _EVERY == 0:

@@ -91,7 +91,7 @@ class BankAlarms:
 def _alone(
     method: Callable[Concatenate[Bank, P], T],
 ) -> Callable[Concatenate[Bank, P], T]:
-    """A method that refuses to run while another thread is in the bank."""
+    """Make a method refuse to run while another thread is in the bank."""
 
     @wraps(method)
     def alone(self: Bank, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -110,7 +110,7 @@ def _alone(
 
 
 class Bank:
-    """Which of very many streams have changed?
+    """Detectors of one kind on very many streams, as arrays.
 
     Each stream has a detector like the one given, and an id. A detector costs the memory of its
     row, in whole cache lines of 64 bytes, and 8 bytes; a row whose detector needs more memory is
@@ -154,7 +154,7 @@ class Bank:
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the detectors take, with the room made for more."""
+        """Bytes that the detectors take, with the room made for more."""
         return self._arena.nbytes + self._slots.nbytes + self._free_ids.nbytes
 
     @_alone
@@ -229,7 +229,7 @@ class Bank:
 
     @_alone
     def idle(self, before: float) -> NDArray[np.int64]:
-        """The ids of the detectors last updated, or added, earlier than `before`."""
+        """Return the ids of the detectors last updated, or added, earlier than `before`."""
         return np.array(_idle(self._arena, self._slots, before))
 
     @_alone
@@ -257,7 +257,7 @@ class Bank:
 
     @_alone
     def detector(self, id_: int) -> RowDetector:
-        """A detector by itself that goes on as the one in the bank would.
+        """Return a detector by itself that goes on as the one in the bank would.
 
         Raises:
             ValueError: there is no such detector.
@@ -268,11 +268,11 @@ class Bank:
         return self._detector.with_row(self._arena[first + 1 : first + width])
 
     def n_seen(self, id_: int) -> int:
-        """How many values a detector has seen."""
+        """Return how many values a detector has seen."""
         return self.detector(id_).n_seen
 
     def readings(self, id_: int) -> dict[str, float]:
-        """The numbers worth a chart now of a detector; finite."""
+        """Return the numbers worth a chart now of a detector; finite."""
         return self.detector(id_).readings()
 
     @_alone
@@ -302,7 +302,7 @@ class Bank:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The bank that `state()` described; arrays may have become lists.
+        """Return the bank that `state()` described; arrays may have become lists.
 
         Raises:
             ValueError: the state is of something else, of another format, or damaged.
@@ -373,14 +373,14 @@ class Bank:
 
 
 def _aligned(n: int) -> NDArray[np.float64]:
-    """An array whose first number is the first in a cache line."""
+    """Return an array whose first number is the first in a cache line."""
     array = np.empty(n + _LINE)
     skipped = -(array.ctypes.data // array.itemsize) % _LINE
     return array[skipped : skipped + n]
 
 
 def _are_all(ids: NDArray[np.int64]) -> bool:
-    """Whether these are the numbers from 0 on, in any order."""
+    """Return whether these are the numbers from 0 on, in any order."""
     return bool((np.sort(ids) == np.arange(len(ids))).all())
 
 
@@ -450,7 +450,7 @@ def _taken(
     free: NDArray[np.int64],
     end: NDArray[np.int64],
 ) -> int:
-    """The line of a free row of width number `c`, -1 where there is no room."""
+    """Return the line of a free row of width number `c`, -1 where there is no room."""
     line = free[c, 0]
     if line >= 0:
         free[c, 0] = np.int64(arena[line * _LINE])
@@ -513,7 +513,7 @@ def _moved(
 
 @cache
 def _updating(loops: Loops) -> Callable[..., tuple[int, int]]:
-    """The loop over (id, value) for the step of others.
+    """Return the loop over (id, value) for the step of others.
 
     It returns how many values have been taken, not all where there was no room for a wider row,
     and how many alarms there have been.

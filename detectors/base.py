@@ -1,4 +1,4 @@
-"""What every detector promises: numbers in, alarms out."""
+"""The detector contract: numbers in, alarms out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Sides = Literal["up", "down", "both"]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """What a detector says when the stream has changed.
+    """A detector's word that the stream has changed.
 
     Attributes:
         index: 0-based count of values seen when the alarm was raised.
@@ -72,7 +72,7 @@ class Detector(Protocol):
 
     @property
     def n_seen(self) -> int:
-        """How many values have been seen since the detector was made."""
+        """Number of values seen since the detector was made."""
         ...
 
     def update(self, x: float) -> Alarm | None:
@@ -95,7 +95,7 @@ class Detector(Protocol):
         ...
 
     def readings(self) -> dict[str, float]:
-        """The numbers worth a chart now: window width, statistic against threshold, ...; finite."""
+        """Return the numbers worth a chart now: width, statistic, threshold, ...; finite."""
         ...
 
     def rebaseline(self) -> None:
@@ -108,7 +108,7 @@ class Detector(Protocol):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The detector that `state()` described.
+        """Return the detector that `state()` described.
 
         Raises:
             ValueError: the state is of another detector or of a format this version cannot read.

@@ -49,7 +49,7 @@ def bit(x: float) -> float:
 def row(
     kind: str, n_seen: int, stored: Any, is_whole: Callable[[NDArray[np.float64]], bool]
 ) -> NDArray[np.float64]:
-    """A stored row, with the count in front.
+    """Return a stored row, with the count in front.
 
     Raises:
         ValueError: it is not one of numbers, or not whole.
@@ -64,7 +64,7 @@ def row(
 
 
 def counts(kind: str, name: str, values: Any, low: float, high: float) -> None:
-    """Whether numbers of a stored row, of one name, are whole and from `low` to `high`.
+    """Check that numbers of a stored row, of one name, are whole and from `low` to `high`.
 
     Raises:
         ValueError: one is not.
@@ -79,7 +79,7 @@ def counts(kind: str, name: str, values: Any, low: float, high: float) -> None:
 
 
 def real(name: str, value: float, *, low: float, high: float, open_at: str = "") -> float:
-    """A parameter that is a number from `low` to `high`; `open_at` names the ends left out."""
+    """Return a parameter that is a number from `low` to `high`, but for the ends in `open_at`."""
     what = f"{name} is a number {_interval(low, high, open_at)}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{what}, got {value!r}")
@@ -91,7 +91,7 @@ def real(name: str, value: float, *, low: float, high: float, open_at: str = "")
 
 
 def whole(name: str, value: int, *, low: int, high: int) -> int:
-    """A parameter that is a whole number from `low` to `high`."""
+    """Return a parameter that is a whole number from `low` to `high`."""
     try:
         integer = operator.index(value)
     except TypeError:
@@ -102,7 +102,7 @@ def whole(name: str, value: int, *, low: int, high: int) -> int:
 
 
 def flag(name: str, value: bool) -> bool:
-    """A parameter that is true or false."""
+    """Return a parameter that is true or false."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} is true or false, got {value!r}")
     return value
@@ -137,7 +137,7 @@ def made(make: Callable[..., T], name: str, params: Mapping[str, Any]) -> T:
 
 
 def check_state(state: Mapping[str, Any], kind: str, fmt: int, *fields: str) -> None:
-    """Whether `state` is one that `kind` can read.
+    """Check that `state` is one that `kind` can read.
 
     Raises:
         ValueError: it is of another detector or format, or lacks one of `fields`.
@@ -155,7 +155,7 @@ def check_state(state: Mapping[str, Any], kind: str, fmt: int, *fields: str) -> 
 
 
 def check_river(state: Mapping[str, Any], kind: str, version: str) -> None:
-    """Whether `state`, which holds River's own objects, is of the River that is installed.
+    """Check that `state`, which holds River's own objects, is of the River that is installed.
 
     Raises:
         ValueError: it is of another version.

@@ -70,7 +70,7 @@ class CodeCache(NullCache):  # type: ignore[misc]
         return None if self._used is None else str(self._used.cache_path)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The code for a signature, None where there is none that can be used."""
+        """Return the code for a signature, None where there is none that can be used."""
         for place in self._places:
             try:
                 found = place.load_overload(sig, target_context)
@@ -104,7 +104,7 @@ class _CacheFolder(FunctionCache):  # type: ignore[misc]
         self._origin = origin, stamp, numba.__version__
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[str, str]:
-        """What names the file, and all that must be as it was for its code to be the right one."""
+        """Return what names the file, and what must be as it was for its code to be right."""
         name = repr((self._name, sig, codegen.magic_tuple()))
         return _digest(name.encode()), _digest(repr((name, self._origin)).encode())
 
@@ -133,7 +133,7 @@ class _Files(IndexDataCacheFile):  # type: ignore[misc]
 
 
 class _Anywhere:
-    """What numba's places have in common here."""
+    """The part that numba's places have in common here."""
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:
@@ -164,7 +164,7 @@ class _InUserFolder(_Anywhere, UserWideCacheLocator):  # type: ignore[misc]
 
 
 def origin_of(function: Callable[..., Any]) -> str:
-    """A digest of all that a function's machine code is made from.
+    """Return a digest of all that a function's machine code is made from.
 
     That is its own code, the functions it calls that are compiled into it, and the constants it
     takes from outside.
@@ -189,7 +189,7 @@ def _parts(function: Callable[..., Any], seen: set[int]) -> Iterator[str]:
 
 
 def _code(code: CodeType) -> Iterator[str]:
-    """The text of a function's code, the same in every process."""
+    """Return the text of a function's code, the same in every process."""
     yield f"{code.co_code.hex()} {code.co_names} {code.co_varnames}"
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -199,7 +199,7 @@ def _code(code: CodeType) -> Iterator[str]:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    """A function's name and what it closes over: a factory's functions have the same name."""
+    """Return a function's name and what it closes over: a factory's have the same name."""
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     inner = [
         _name(cell.py_func) if isinstance(cell, Dispatcher) else f"{cell!r:.40}" for cell in cells

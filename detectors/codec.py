@@ -43,7 +43,7 @@ def encode(value: Any, packages: Collection[str]) -> Any:
 
 
 def decode(data: Any, packages: Collection[str]) -> Any:
-    """What `encode` was given; every object is new.
+    """Return what `encode` was given; every object is new.
 
     Raises:
         ValueError: `data` names a class outside `packages`, or is not what `encode` returned.
@@ -106,7 +106,7 @@ class _Encoder:
         return self._once(value, owner)
 
     def _once(self, value: Any, owner: object) -> Any:
-        """What can change: two references to it would come back as two objects."""
+        """Note what can change: two references to it would come back as two objects."""
         if id(value) in self._seen:
             raise ValueError(f"a {type(value).__name__} is referred to twice, which is not kept")
         self._seen[id(value)] = value
@@ -132,7 +132,7 @@ class _Encoder:
         return [self.encode(value, owner) for value in values]
 
     def _generator(self, value: Any) -> dict[str, Any] | None:
-        """A random generator."""
+        """Return a random generator."""
         if type(value) is random.Random:
             state: Any = value.getstate()
         elif type(value) is np.random.RandomState:

@@ -1,4 +1,4 @@
-"""How a detector runs as machine code: one step over a row of numbers, and the loops over it.
+"""Detectors as machine code: one step over a row of numbers, and the loops over it.
 
 A detector's algorithm is one function, its step::
 
@@ -51,7 +51,7 @@ FUNCTIONS: list[Any] = []
 
 
 def compiled(function: Function, *, nogil: bool = True) -> Function:
-    """The function as machine code, compiled at its first call and kept for other processes.
+    """Return the function as machine code, compiled at its first call and kept for other processes.
 
     It is made part of the compiled functions that call it, divides as IEEE 754 says, and cannot
     make arrays, so that no references to them are counted. With `nogil` it releases the GIL.
@@ -60,7 +60,7 @@ def compiled(function: Function, *, nogil: bool = True) -> Function:
 
 
 def compiled_making(function: Function) -> Function:
-    """A function that makes arrays, as machine code; otherwise as `compiled`."""
+    """Return a function that makes arrays, as machine code; otherwise as `compiled`."""
     return _compiled(function, nogil=True)
 
 
@@ -103,7 +103,7 @@ class Loops:
 
 
 def loops(step: Callable[..., int]) -> Loops:
-    """The loops over a compiled step."""
+    """Return the loops over a compiled step."""
 
     def one(
         row: NDArray[np.float64],

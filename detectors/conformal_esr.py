@@ -48,7 +48,7 @@ _FALSE_ALARM_EVERY, _REFERENCE, _N_LOCATION, _N_BETS, _FIRST_BET = range(5)
 
 @compiled
 def _n_below(row: NDArray[np.float64], at: int, n: int, x: float) -> int:
-    """How many of the `n` edges, from `at` on, are below x."""
+    """Return how many of the `n` edges, from `at` on, are below x."""
     low = 0
     while n > 0:
         half = n >> 1
@@ -71,7 +71,7 @@ def _insert(row: NDArray[np.float64], at: int, size: int, n: int, place: int, x:
 
 @compiled
 def _rank(row: NDArray[np.float64], params: NDArray[np.float64], x: float) -> tuple[float, float]:
-    """How many values are known to be below x, and above it; x is counted thereafter."""
+    """Return how many values are known to be below x, and above it; x is counted thereafter."""
     size = int(params[_REFERENCE])
     edges = _BETS + _PER_BET * int(params[_N_BETS])
     below, upto = edges + size, edges + 2 * size
@@ -135,7 +135,7 @@ def _take(
 def _bet_all(
     row: NDArray[np.float64], params: NDArray[np.float64], below: float, above: float
 ) -> float:
-    """The weighted mean of the e-SR statistics after a value of such a rank."""
+    """Return the weighted mean of the e-SR statistics after a value of such a rank."""
     n, mean = row[_N], row[_MEAN]
     # Where nothing is known of a rank nothing is bet, and not begun either.
     n_new = 1.0 if below + above > 0 else 0.0
@@ -164,7 +164,7 @@ def _bet_all(
 
 @compiled
 def _leader(row: NDArray[np.float64], params: NDArray[np.float64]) -> int:
-    """The number of the bet that the alarm is put down to."""
+    """Return the number of the bet that the alarm is put down to."""
     n_location, n_bets = int(params[_N_LOCATION]), int(params[_N_BETS])
     largest, leader = 0.0, 0
     for k in range(n_bets):
@@ -207,7 +207,7 @@ def _step(
 
 
 def _bets(detects: Detects, sides: Sides) -> tuple[list[tuple[float, float]], int]:
-    """The bets and their weights, those on location first, and how many of these there are."""
+    """Return the bets and their weights, those on location first, and the number of these."""
     location, scale = [], []
     if sides != "down":
         location += [*_ODDS]
@@ -326,7 +326,7 @@ class ConformalESR(RowDetector):
         return {"edges": (row[_N_EDGES], 0, min(row[_N], self._params["reference_max"]))}
 
     def readings(self) -> dict[str, float]:
-        """The `statistic`, its `threshold`, and the `mean` since the baseline, 0 right after it."""
+        """Return the `statistic`, its `threshold`, and `mean` since the baseline (0 at first)."""
         n_bets = int(self._numbers[_N_BETS])
         statistics = self._row[_BETS : _BETS + _PER_BET * n_bets : _PER_BET]
         weights = self._numbers[_FIRST_BET + n_bets :]

@@ -136,7 +136,7 @@ class DDM(RowDetector):
         }
 
     def readings(self) -> dict[str, float]:
-        """The `statistic` p + s, the `threshold` of drift (0 in the warm start), and the `mean`."""
+        """Return the `statistic` p + s, the `threshold` of drift (0 at first), and the `mean`."""
         row = self._row.tolist()
         n, p = row[_N], row[_P]
         return {

@@ -155,7 +155,7 @@ class EDDM(RowDetector):
         }
 
     def readings(self) -> dict[str, float]:
-        """The `statistic` (1 at the maximum), the `threshold` of drift, and the `mean`."""
+        """Return the `statistic` (1 at the maximum), the `threshold` of drift, and the `mean`."""
         row = self._row.tolist()
         errors, maximum = row[_ERRORS], row[_MAX]
         deviation = math.sqrt(row[_SQUARES] / (errors - 1)) if errors > 1 else 0.0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def make_detector(kind: str, params: Mapping[str, Any] | None = None) -> Detector:
-    """A new detector.
+    """Return a new detector.
 
     Args:
         kind: one of `streamgauge.detectors.kinds.KINDS`, or the import path of any River detector.
@@ -40,7 +40,7 @@ def make_detector(kind: str, params: Mapping[str, Any] | None = None) -> Detecto
 
 
 def detector_from_state(state: Mapping[str, Any]) -> Detector:
-    """The detector, of whichever kind, that `state()` described.
+    """Return the detector, of whichever kind, that `state()` described.
 
     Raises:
         ValueError: the state is of no known detector, or that detector cannot read it.

@@ -153,7 +153,7 @@ class FHDDM(RowDetector):
         return {"oldest": (row[_OLDEST], 0, self._params["sliding_window_size"] - 1)}
 
     def readings(self) -> dict[str, float]:
-        """The long window's `statistic` and `mean`, 0 until it is full, and its `threshold`."""
+        """Return the long window's `statistic` and `mean`, 0 until full, and its `threshold`."""
         row, size = self._row, self._params["sliding_window_size"]
         is_full = row[_N] >= size
         return {

@@ -98,7 +98,7 @@ def _divergence(p: float, q: float) -> float:
 def _ratio(
     row: NDArray[np.float64], n_before: float, sum_before: float, params: NDArray[np.float64]
 ) -> float:
-    """The log likelihood ratio of a change after `n_before` values against none."""
+    """Return the log likelihood ratio of a change after `n_before` values against none."""
     n, total, baseline = float(row[_N]), float(row[_SUM]), float(params[_BASELINE])
     n_after = n - n_before
     after = (total - sum_before) / n_after
@@ -116,7 +116,7 @@ def _ratio(
 
 @compiled
 def _may_alarm(row: NDArray[np.float64], at: int, params: NDArray[np.float64]) -> bool:
-    """Whether a candidate's ratio can have reached the threshold: a bound without logarithms."""
+    """Return whether a candidate's ratio may reach the threshold: a bound without logarithms."""
     n, total = row[_N], row[_SUM]
     # A Bernoulli divergence is at most the chi-squared one.
     if math.isnan(params[_BASELINE]):
@@ -144,7 +144,7 @@ def _may_alarm(row: NDArray[np.float64], at: int, params: NDArray[np.float64]) -
 def _likeliest(
     row: NDArray[np.float64], params: NDArray[np.float64], found: NDArray[np.float64]
 ) -> None:
-    """The candidate with the largest ratio, into `found`; a ratio of 0 where there is none."""
+    """Write the candidate with the largest ratio to `found`; a ratio of 0 where there is none."""
     known = not math.isnan(params[_BASELINE])
     found[STATISTIC], found[THRESHOLD] = 0.0, params[_THRESHOLD]
     found[DIRECTION], found[N_AFTER] = 0, 0
@@ -210,7 +210,7 @@ class Change(NamedTuple):
 
 
 class FOCuS(RowDetector):
-    """When has the mean most likely changed, and by how much?
+    """The time at which the mean has most likely changed, and by how much.
 
     The likelihood ratio of a change against none is compared over every start and every size, and
     an alarm rises when its logarithm reaches a threshold. Constant memory (136 numbers); a value
@@ -288,7 +288,7 @@ class FOCuS(RowDetector):
         super().__init__(params, numbers, [0.0] * (_WIDTH - 1))
 
     def estimate(self) -> Change | None:
-        """The likeliest change since the baseline; None before any can be told."""
+        """Return the likeliest change since the baseline; None before any can be told."""
         found = np.zeros(N_FOUND)
         _likeliest(self._row, self._numbers, found)
         if found[N_AFTER] == 0:
@@ -299,7 +299,7 @@ class FOCuS(RowDetector):
         )
 
     def readings(self) -> dict[str, float]:
-        """The `statistic`, its `threshold`, and how many candidates are kept and were dropped."""
+        """Return `statistic`, `threshold`, and how many candidates are kept and were dropped."""
         change = self.estimate()
         return {
             "statistic": change.statistic if change else 0.0,
@@ -316,7 +316,7 @@ class FOCuS(RowDetector):
 
 
 def threshold_for(false_alarm_every: int) -> float:
-    """The log likelihood ratio, in nats, that is reached by chance once in so many values."""
+    """Return the log likelihood ratio, in nats, reached by chance once in so many values."""
     return max(1.14 * math.log(false_alarm_every) - 0.9, 0.1)
 
 

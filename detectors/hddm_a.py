@@ -36,7 +36,7 @@ _LOG_CUT, _LOG_DRIFT, _LOG_WARNING, _TWO_SIDED = range(4)
 
 @compiled
 def _allowed(n: float, n_cut: float, log_term: float) -> float:
-    """How far the means of the first n_cut and of all n values may be apart."""
+    """Return how far the means of the first n_cut and of all n values may be apart."""
     m = (n - n_cut) / n_cut * (1.0 / n)
     return math.sqrt(m / 2 * log_term)
 
@@ -45,7 +45,7 @@ def _allowed(n: float, n_cut: float, log_term: float) -> float:
 def _side(
     row: NDArray[np.float64], cut: int, sign: int, error: float, params: NDArray[np.float64]
 ) -> int:
-    """Moves a cut point or, where it stays, says how far the mean has gone from it."""
+    """Move a cut point or, where it stays, say how far the mean has gone from it."""
     n, mean = row[_N], row[_MEAN]
     bound = sign * mean + error
     n_cut = row[cut + _CUT_N]
@@ -169,7 +169,7 @@ class HDDM_A(RowDetector):  # noqa: N801  # River's and the paper's name
         }
 
     def readings(self) -> dict[str, float]:
-        """The `statistic` and its `threshold` of drift, of the side closer to it, and the `mean`.
+        """Return `statistic` and `threshold` of drift, of the side closer to it, and the `mean`.
 
         Statistic and threshold are 0 where the last value is the cut point.
         """

@@ -39,7 +39,7 @@ _LOG_DRIFT, _LOG_WARNING, _WEIGHT, _KEPT, _WEIGHT_SQUARED, _KEPT_SQUARED, _TWO_S
 
 @compiled
 def _allowed(squares: float, log_term: float) -> float:
-    """How far weighted means may be apart; `squares` is the sum of all squared weights."""
+    """Return how far weighted means may be apart; `squares` is the sum of all squared weights."""
     return math.sqrt(squares * log_term / 2)
 
 
@@ -52,7 +52,7 @@ def _side(
     error: float,
     params: NDArray[np.float64],
 ) -> int:
-    """Moves a cut point or, where it stays, says how far the values after it are from those before.
+    """Move a cut point or, where it stays, say how far the values after it are from those before.
 
     River's operations in River's order, as in the step.
     """
@@ -203,7 +203,7 @@ class HDDM_W(RowDetector):  # noqa: N801  # River's and the paper's name
         return found
 
     def readings(self) -> dict[str, float]:
-        """The `statistic` and `threshold` of drift, of the side closer to it; weighted `mean`.
+        """Return `statistic` and `threshold` of drift, of the side closer to it; weighted `mean`.
 
         Statistic and threshold are 0 where the last value is the cut point.
         """

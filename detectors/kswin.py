@@ -47,7 +47,7 @@ _COUNT_BITS = 14
 
 @compiled
 def _renew(words: NDArray[np.float64]) -> None:
-    """The next 624 words of the Mersenne Twister."""
+    """Make the next 624 words of the Mersenne Twister."""
     # In loops of known lengths, which are compiled to take several words at a time.
     n, middle = _N_WORDS, 397
     for i in range(n - middle):
@@ -81,7 +81,7 @@ def _n_bits(n: int) -> int:
 
 @compiled
 def _unused(row: NDArray[np.float64], used: int) -> int:
-    """How many of the words are used up, once there is another one."""
+    """Return how many of the words are used up, once there is another one."""
     if used < _N_WORDS:
         return used
     _renew(row[_WORDS:_RING])
@@ -92,7 +92,7 @@ def _unused(row: NDArray[np.float64], used: int) -> int:
 def _sample_from_pool(
     row: NDArray[np.float64], pool: NDArray[np.float64], sample: NDArray[np.float64]
 ) -> None:
-    """Fills the sample with what Python's `random.sample` draws from a pool that it uses up."""
+    """Fill the sample with what Python's `random.sample` draws from a pool that it uses up."""
     left, end, used = len(pool), len(pool) - len(sample), int(row[_USED])
     bits = _n_bits(left)
     while left > end:
@@ -114,7 +114,7 @@ def _sample_from_pool(
 def _sample_from_set(
     row: NDArray[np.float64], pool: NDArray[np.float64], sample: NDArray[np.float64]
 ) -> None:
-    """The same of a pool of numbers from 0 that is so large that Python marks what it has drawn."""
+    """Fill it the same from a pool that is so large that Python marks what it has drawn."""
     bits, used = _n_bits(len(pool)), int(row[_USED])
     for i in range(len(sample)):
         drawn = len(pool)
@@ -129,7 +129,7 @@ def _sample_from_set(
 
 @compiled
 def _count(row: NDArray[np.float64], at: int, newest: int, params: NDArray[np.float64]) -> None:
-    """Counts the recent values below the one at a position of the ring, and not above it."""
+    """Count the recent values below the one at a position of the ring, and not above it."""
     size, recent = int(params[_SIZE]), int(params[_RECENT])
     value, below, not_above = row[_RING + at], 0, 0
     for i in range(newest - recent + 1, newest + 1):
@@ -156,7 +156,7 @@ def _exchange(
 
 @compiled
 def _take(row: NDArray[np.float64], x: float, params: NDArray[np.float64]) -> bool:
-    """Puts a value into the window; whether it is full."""
+    """Put a value into the window; return whether it is full."""
     size, recent = int(params[_SIZE]), int(params[_RECENT])
     newest = int(row[_OLDEST])
     oldest = newest + 1 if newest + 1 < size else 0
@@ -183,7 +183,7 @@ def _take(row: NDArray[np.float64], x: float, params: NDArray[np.float64]) -> bo
 
 @compiled
 def _fill(pool: NDArray[np.float64], row: NDArray[np.float64], size: int, start: int) -> None:
-    """Fills the pool with the counts of as many values of the ring from a position on."""
+    """Fill the pool with the counts of as many values of the ring from a position on."""
     below = row[_RING + size + start :]
     not_above = row[_RING + 2 * size + start :]
     for i in range(len(pool)):
@@ -192,7 +192,7 @@ def _fill(pool: NDArray[np.float64], row: NDArray[np.float64], size: int, start:
 
 @compiled
 def _distance(row: NDArray[np.float64], params: NDArray[np.float64]) -> int:
-    """The largest difference of the empirical distributions of sample and recent values."""
+    """Return the largest difference of the empirical distributions of sample and recent values."""
     size, recent, oldest = int(params[_SIZE]), int(params[_RECENT]), int(row[_OLDEST])
     n = size - recent
     scratch = row[_RING + 3 * size :]
@@ -361,7 +361,7 @@ class KSWIN(RowDetector):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The detector that `state()` described.
+        """Return the detector that `state()` described.
 
         Raises:
             ValueError: the state is of another detector or format, or damaged.
@@ -388,7 +388,7 @@ class KSWIN(RowDetector):
         return len(row) == self._used(row)
 
     def _counts_fit(self) -> bool:
-        """Whether the counts of the older values, which steps change by 1, are those of the ring.
+        """Return whether the older values' counts, which steps change by 1, are the ring's.
 
         Those of recent values are made before they are used, as all are when the window is full.
         """
@@ -404,7 +404,7 @@ class KSWIN(RowDetector):
         )
 
     def readings(self) -> dict[str, float]:
-        """The last `statistic`, its `threshold`, and the `mean` of the window; 0 at first."""
+        """Return the last `statistic`, its `threshold`, and the window's `mean`; 0 at first."""
         row, recent = self._row, self._params["stat_size"]
         held = int(row[_HELD])
         return {
@@ -415,13 +415,13 @@ class KSWIN(RowDetector):
 
 
 def _is_from_pool(n: int, k: int) -> bool:
-    """Whether Python samples k of n from a list of all, and not by keeping a set of the drawn."""
+    """Return whether Python samples k of n from a list of all, not with a set of the drawn."""
     size_of_set = 21 + (4 ** math.ceil(math.log(k * 3, 4)) if k > 5 else 0)
     return n <= size_of_set
 
 
 def _least_distance(n: int, alpha: float) -> int:
-    """The least distance, in counts, of two samples of n that is above 0.1 and has p <= alpha."""
+    """Return the least distance above 0.1, in counts, of two samples of n with p <= alpha."""
     low, high = n // 10 + 1, n
     if not _is_rare(n, high, alpha):
         raise ValueError(
@@ -438,7 +438,7 @@ def _least_distance(n: int, alpha: float) -> int:
 
 
 def _is_rare(n: int, distance: int, alpha: float) -> bool:
-    """Whether two samples of n of one distribution are so far apart with probability <= alpha."""
+    """Return whether two samples of n of one kind are so far apart with p <= alpha."""
     signed = range(1, n // distance + 1)
     n_paths = sum((-1) ** (k - 1) * math.comb(2 * n, n - k * distance) for k in signed)
     return bool(2 * n_paths <= Fraction(alpha) * math.comb(2 * n, n))

@@ -49,7 +49,7 @@ _PRIOR_SUM, _PRIOR_N = 0.5, 1.0
 
 @compiled
 def _mean(row: NDArray[np.float64], params: NDArray[np.float64]) -> float:
-    """The mean that is bet against: given, or estimated from the values before this one."""
+    """Return the mean that is bet against: given, or estimated from the values before this one."""
     given = float(params[_BASELINE])
     if given >= 0:
         return given
@@ -201,7 +201,7 @@ class MixtureESR(RowDetector):
         super().__init__(params, numbers, [0.0] * (_WIDTH - 1))
 
     def readings(self) -> dict[str, float]:
-        """The `statistic`, its `threshold`, and the `mean` that is taken for the baseline."""
+        """Return the `statistic`, its `threshold`, and the `mean` taken for the baseline."""
         return {
             "statistic": float(self._row[_MASSES:_PRODUCTS].sum()),
             "threshold": float(self._params["false_alarm_every"]),

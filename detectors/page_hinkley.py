@@ -147,7 +147,7 @@ class PageHinkley(RowDetector):
         }
 
     def readings(self) -> dict[str, float]:
-        """The `statistic`, its `threshold`, and the `mean` since the baseline, 0 right after it."""
+        """Return the `statistic`, its `threshold`, and `mean` since the baseline, 0 at first."""
         row = self._row.tolist()
         rise, fall = row[_UP] - row[_UP_MIN], row[_DOWN_MAX] - row[_DOWN]
         statistic = {"up": rise, "down": fall, "both": max(rise, fall)}[self._params["mode"]]

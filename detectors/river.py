@@ -85,7 +85,7 @@ class RiverDetector:
 
     @property
     def n_seen(self) -> int:
-        """How many values have been seen since the detector was made."""
+        """Number of values seen since the detector was made."""
         return self._n_seen
 
     def update(self, x: float) -> Alarm | None:
@@ -137,7 +137,7 @@ class RiverDetector:
         return alarms
 
     def readings(self) -> dict[str, float]:
-        """The `mean` since the baseline, 0 right after it."""
+        """Return the `mean` since the baseline, 0 right after it."""
         return {"mean": self._past.mean if self._past.n else 0.0}
 
     def rebaseline(self) -> None:
@@ -162,7 +162,7 @@ class RiverDetector:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The detector that `state()` described.
+        """Return the detector that `state()` described.
 
         Raises:
             ValueError: the state is of another kind of detector, of another format or River
@@ -183,7 +183,7 @@ class RiverDetector:
 
 
 def _detector_class(path: str) -> type[Any]:
-    """The class at an import path."""
+    """Return the class at an import path."""
     module, _, name = path.rpartition(".")
     if not module or not all(part.isidentifier() for part in path.split(".")):
         raise ValueError(f"{path!r} is not an import path such as 'river.drift.KSWIN'")
@@ -203,7 +203,7 @@ def _detector_class(path: str) -> type[Any]:
 
 
 def _alarm(index: int, kind: AlarmKind, past: Past) -> Alarm:
-    """An alarm after `past`, whose last value is the one at `index`."""
+    """Return an alarm after `past`, whose last value is the one at `index`."""
     split = past.clearest_split()
     direction: Direction = "none"
     onset, mean_before, mean_after = index, past.mean, math.nan

@@ -78,7 +78,7 @@ class RowDetector(ABC):
 
     @property
     def n_seen(self) -> int:
-        """How many values have been seen since the detector was made."""
+        """Number of values seen since the detector was made."""
         return int(self._row[0])
 
     def update(self, x: float) -> Alarm | None:
@@ -130,7 +130,7 @@ class RowDetector(ABC):
         self._row = np.concatenate([self._row[:1], self._baseline])
 
     def with_row(self, row: NDArray[np.float64]) -> Self:
-        """A detector of the same kind and parameters that goes on from a copy of `row`."""
+        """Return a detector of the same kind and parameters that goes on from a copy of `row`."""
         other = copy(self)
         other._row, other._found = row.copy(), np.zeros(N_FOUND)  # noqa: SLF001
         return other
@@ -152,12 +152,12 @@ class RowDetector(ABC):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """How wide a row may be, the narrowest, which is that of a new baseline, first."""
+        """Return how wide a row may be, the narrowest, which is that of a new baseline, first."""
         return self._widths
 
     @abstractmethod
     def readings(self) -> dict[str, float]:
-        """The numbers worth a chart now; finite."""
+        """Return the numbers worth a chart now; finite."""
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on, as numbers; independent of River's and numba's versions."""
@@ -171,7 +171,7 @@ class RowDetector(ABC):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The detector that `state()` described.
+        """Return the detector that `state()` described.
 
         Raises:
             ValueError: the state is of another detector or format, or damaged.
@@ -189,7 +189,7 @@ class RowDetector(ABC):
         return self
 
     def _used(self, row: NDArray[np.float64]) -> int:
-        """How many numbers of a row are worth keeping; the rest are 0, or mean nothing."""
+        """Return how many numbers of a row are worth keeping; the rest are 0, or mean nothing."""
         return len(row)
 
     def _counts(
@@ -203,12 +203,12 @@ class RowDetector(ABC):
         return {}
 
     def _is_whole(self, row: NDArray[np.float64]) -> bool:
-        """Whether this can be the used part of a row."""
+        """Return whether this can be the used part of a row."""
         return len(row) == self._widths[0]
 
 
 def widened(row: NDArray[np.float64], widths: Sequence[int]) -> NDArray[np.float64]:
-    """A row with the next width."""
+    """Return a row with the next width."""
     width = next(width for width in widths if width > len(row))
     return np.concatenate([row, np.zeros(width - len(row))])
 
@@ -220,7 +220,7 @@ def usable(
     low: float = -checks.MAGNITUDE_MAX,
     high: float = checks.MAGNITUDE_MAX,
 ) -> NDArray[np.float64]:
-    """A one-dimensional array, contiguous, of values that a detector can use.
+    """Return a one-dimensional array, contiguous, of values that a detector can use.
 
     Raises:
         ValueError: it has another number of dimensions, or one of its values is refused.

@@ -1,4 +1,4 @@
-"""Since when the mean has been another one: evidence for detectors that only say that it is."""
+"""The time since which the mean is another one, for detectors that only say that it is."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Past:
 
     @property
     def n(self) -> int:
-        """How many values there are."""
+        """Number of values there are."""
         return self._n
 
     @property
@@ -76,7 +76,7 @@ class Past:
         self._sums.append([carry])
 
     def clearest_split(self) -> Split | None:
-        """The split whose means differ most in relation to chance, None below two values."""
+        """Return the split whose means differ most in relation to chance, None below two values."""
         return max(self._splits(), key=lambda split: split.clarity, default=None)
 
     def _splits(self) -> Iterator[Split]:
@@ -114,7 +114,7 @@ class Past:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Past:
-        """The past that `state()` described."""
+        """Return the past that `state()` described."""
         self = cls()
         self._n, self._total, self._squares = state["n"], state["total"], state["squares"]
         self._sums = [[*row] for row in state["sums"]]

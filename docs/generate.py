@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from streamgauge.stream.config import Config, Topics
+from streamgauge.consumers.config import Config
+from streamgauge.stream.config import Topics
 from streamgauge.stream.contracts import RETRAIN_REQUESTED, AlarmEvent, MetricPoint, RetrainRequest
 from streamgauge.stream.events import Label, Prediction
 
@@ -20,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def documents() -> dict[str, str]:
-    """The text of each document, by file name."""
+    """Return the text of each document, by file name."""
     schemas = _schemas()
     texts = {
         f"{name}.schema.json": json.dumps(schema, indent=2) + "\n"

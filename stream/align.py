@@ -1,82 +1,76 @@
-"""Keeps the two input topics of a partition in step, by the timestamps of their records.
+"""Keeps the input topics of a partition in step, by the timestamps of their records.
 
-The merged order: compare the next prediction with the next label and take the one with the
-smaller `timestamp_ms`, the prediction when they are equal. Within a topic it is offset order,
-whatever the timestamps.
+The merged order: of the next record of each input take the one with the smallest `timestamp_ms`,
+of several the one whose input comes first. Within an input it is offset order, whatever the
+timestamps: a record that is older than one before it comes right after that one. So each record
+has the latest time of its input so far as its key, and the merged order is that of the keys.
 """
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, chain, repeat
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from streamgauge.stream.records import Record
 
+_timestamp_ms = attrgetter("timestamp_ms")
+_key = itemgetter(0)
+
 
 def mergeable_prefix(
-    predictions: Sequence[Record],
-    labels: Sequence[Record],
-    *,
-    more_predictions: bool,
-    more_labels: bool,
-    max_records: int,
-) -> tuple[int, int]:
-    """How many predictions and labels can be processed before more input has to be known.
+    inputs: Sequence[Sequence[Record]], has_more: Sequence[bool], *, max_records: int
+) -> tuple[int, ...]:
+    """Count the records of each input that can be processed before more has to be known.
 
-    A topic with more records than are given here may go on with any timestamp, so nothing of the
-    other one is taken past its last given record. The records taken are therefore a prefix of
-    the merged order of the whole input, however it is cut. Both counts are 0 only where a topic
-    that has more is given without any record, or where there is no input at all. Takes time
-    linear in the number of records taken.
+    An input with more records than are given here may go on with any timestamp, so nothing of the
+    others is taken past its last given record. The records taken are therefore a prefix of the
+    merged order of the whole input, however it is cut. All counts are 0 only where an input that
+    has more is given without any record, or where there is no input at all. Takes time linear in
+    the number of records given, but for those past `max_records`.
 
     Args:
-        predictions: the next predictions of a partition, in offset order.
-        labels: the next labels of the same partition, in offset order.
-        more_predictions: whether predictions follow after the given ones.
-        more_labels: whether labels follow after the given ones.
-        max_records: the most to take of each topic, at least 1.
+        inputs: the next records of each input of one partition, in offset order.
+        has_more: for each input, whether records follow after the given ones.
+        max_records: the most to take of each input, at least 1.
     """
-    n_predictions, n_labels = len(predictions), len(labels)
-    if n_predictions > max_records:
-        n_predictions, more_predictions = max_records, True
-    if n_labels > max_records:
-        n_labels, more_labels = max_records, True
-
-    i = j = 0
-    while i < n_predictions and j < n_labels:
-        if predictions[i].timestamp_ms <= labels[j].timestamp_ms:
-            i += 1
-        else:
-            j += 1
-    if i == n_predictions and not more_predictions:
-        return n_predictions, n_labels
-    if j == n_labels and not more_labels:
-        return n_predictions, n_labels
-    return i, j
+    counts = [min(len(records), max_records) for records in inputs]
+    is_open = [
+        more or n < len(records) for records, n, more in zip(inputs, counts, has_more, strict=True)
+    ]
+    if not any(is_open):
+        return tuple(counts)
+    keys = [_keys(records[:n]) for records, n in zip(inputs, counts, strict=True)]
+    if any(more and not known for more, known in zip(is_open, keys, strict=True)):
+        return (0,) * len(counts)
+    time_ms, last = min((known[-1], i) for i, known in enumerate(keys) if is_open[i])
+    # Of equal times the earlier inputs' records come before the last one that may be taken.
+    return tuple(
+        (bisect_right if i <= last else bisect_left)(known, time_ms) for i, known in enumerate(keys)
+    )
 
 
-def merge(predictions: Sequence[Record], labels: Sequence[Record]) -> list[tuple[bool, Record]]:
-    """The records of one batch in merged order, each with whether it is a label.
+def merge(inputs: Sequence[Sequence[Record]]) -> list[tuple[int, Record]]:
+    """Return the records of one batch in merged order, each with the index of its input.
 
     >>> from streamgauge.stream.records import Record
     >>> early, late = (Record("p", 0, i, t, None, b"") for i, t in enumerate((10, 30)))
     >>> label = Record("l", 0, 0, 20, None, b"")
-    >>> [(is_label, record.timestamp_ms) for is_label, record in merge([early, late], [label])]
-    [(False, 10), (True, 20), (False, 30)]
+    >>> [(i, record.timestamp_ms) for i, record in merge([[early, late], [label]])]
+    [(0, 10), (1, 20), (0, 30)]
     """
-    merged: list[tuple[bool, Record]] = []
-    take = merged.append
-    label_times: list[float] = [label.timestamp_ms for label in labels]
-    label_times.append(math.inf)
-    j = 0
-    for prediction in predictions:
-        timestamp_ms = prediction.timestamp_ms
-        while label_times[j] < timestamp_ms:
-            take((True, labels[j]))
-            j += 1
-        take((False, prediction))
-    merged.extend((True, label) for label in labels[j:])
-    return merged
+    keyed = chain.from_iterable(
+        zip(_keys(records), repeat(i), records, strict=False) for i, records in enumerate(inputs)
+    )
+    # Runs that are sorted already, which are merged in linear time; stable, so that of equal keys
+    # the earlier input comes first.
+    return [(i, record) for _, i, record in sorted(keyed, key=_key)]
+
+
+def _keys(records: Iterable[Record]) -> list[int]:
+    """Return the latest time so far, for each record."""
+    return list(accumulate(map(_timestamp_ms, records), max))

@@ -1,4 +1,4 @@
-"""Whether what a configuration names can be made: detectors and learners, with their parameters."""
+"""Checks that what a configuration names can be made: detectors and learners."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from streamgauge.stream.signals.learner import check_keepable, make_river_model
 
 if TYPE_CHECKING:
     from streamgauge.detectors import Detector
-    from streamgauge.stream.config import Config, LearnerConfig, ModelConfig, Task
+    from streamgauge.stream.config import CoreConfig, LearnerConfig, ModelConfig, Task
 
 
-def check_components(config: Config) -> None:
+def check_components(config: CoreConfig) -> None:
     """Make every detector and learner once.
 
     Raises:

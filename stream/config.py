@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,6 +22,10 @@ from streamgauge.detectors.errors import StreamgaugeError
 from streamgauge.detectors.kinds import KINDS
 from streamgauge.stream.config_errors import explain
 from streamgauge.stream.contracts import Approval
+from streamgauge.stream.records import TopicRole
+from streamgauge.stream.signals.names import signal_names
+
+C = TypeVar("C", bound="CoreConfig")
 
 Task = Literal["classification", "regression"]
 
@@ -36,7 +39,7 @@ class ConfigError(StreamgaugeError, ValueError):
 
 
 def duration_ms(value: object) -> int:
-    """A duration such as `500ms`, `30s`, `5m`, `2h`, `7d` in milliseconds.
+    """Return a duration such as `500ms`, `30s`, `5m`, `2h`, `7d` in milliseconds.
 
     >>> duration_ms("1.5s")
     1500
@@ -62,15 +65,6 @@ def duration_text(value_ms: int) -> str:
     return f"{value_ms}ms"
 
 
-_ADDRESSES = r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$"
-
-
-def _addresses(value: str) -> str:
-    if re.match(_ADDRESSES, value) is None:
-        raise ValueError(f"write HOST:PORT[,HOST:PORT...], such as localhost:9092, got {value!r}")
-    return value
-
-
 # A duration in the file is text; in the program it is whole milliseconds.
 DurationMs = Annotated[
     int,
@@ -80,12 +74,14 @@ DurationMs = Annotated[
 ]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a configuration: frozen, and no key that it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-class Topics(_Section):
-    """Names of the topics."""
+class Topics(Section):
+    """Names of the topics, by role."""
 
     predictions: str = "predictions"
     labels: str = "labels"
@@ -97,116 +93,23 @@ class Topics(_Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Topics:
-        names = list(self.model_dump().values())
+        names = list(self.names().values())
         if len(set(names)) < len(names):
             raise ValueError("each topic needs a name of its own")
         return self
 
+    def name_of(self, role: TopicRole) -> str:
+        """Return the name of the topic with this role."""
+        name: str = getattr(self, role)
+        return name
 
-class RetentionSettings(_Section):
-    """How long records are kept, on the embedded broker only those that have been processed.
-
-    On Kafka it is what `topics create` sets, whether or not a record has been processed.
-    """
-
-    age: DurationMs = Field("7d", description="since the record was appended")  # type: ignore[assignment]
-    size_mb: int = Field(1024, ge=1, description="for each topic, in megabytes")
-
-
-class EmbeddedSettings(_Section):
-    """The broker in a folder: SQLite, no server, several processes on one machine."""
-
-    kind: Literal["embedded"] = "embedded"
-    data_dir: str = ".streamgauge"
-    partitions: int = Field(1, ge=1, le=256)
-    timeout: DurationMs = Field("10s", description="before a busy database is an error")  # type: ignore[assignment]
-    retention: RetentionSettings = RetentionSettings()
+    def names(self) -> dict[TopicRole, str]:
+        """Return the names of all topics, by role."""
+        return {role: self.name_of(role) for role in get_args(TopicRole)}
 
 
-class Secret(_Section):
-    """Where a secret is kept; the configuration never holds the secret itself."""
-
-    env: str | None = Field(None, description="name of an environment variable")
-    file: str | None = Field(
-        None, description="path of a file; a line break at its end is left out"
-    )
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Secret:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("give exactly one of env and file")
-        return self
-
-
-class KafkaSecurity(_Section):
-    """How to speak to the brokers: encryption, and who we are."""
-
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    ssl_cafile: str | None = Field(None, description="PEM; the system's authorities when not given")
-    ssl_certfile: str | None = Field(None, description="PEM; our certificate, for mutual TLS")
-    ssl_keyfile: str | None = Field(None, description="PEM; its key")
-    ssl_key_password: Secret | None = None
-    ssl_check_hostname: bool = True
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
-    sasl_username: str | None = None
-    sasl_password: Secret | None = None
-    sasl_token: Secret | None = Field(
-        None, description="for OAUTHBEARER; read anew for every connection"
-    )
-
-    @model_validator(mode="after")
-    def _relations(self) -> KafkaSecurity:
-        is_sasl = self.protocol.startswith("SASL")
-        if is_sasl != (self.sasl_mechanism is not None):
-            raise ValueError("sasl_mechanism goes with protocol SASL_PLAINTEXT or SASL_SSL")
-        if self.sasl_mechanism == "OAUTHBEARER":
-            if self.sasl_token is None:
-                raise ValueError("sasl_mechanism OAUTHBEARER needs sasl_token")
-        elif is_sasl and (self.sasl_username is None or self.sasl_password is None):
-            raise ValueError(
-                f"sasl_mechanism {self.sasl_mechanism} needs sasl_username and sasl_password"
-            )
-        if "SSL" not in self.protocol.split("_") and (self.ssl_cafile or self.ssl_certfile):
-            raise ValueError("ssl_cafile and ssl_certfile go with protocol SSL or SASL_SSL")
-        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
-            raise ValueError("ssl_certfile and ssl_keyfile go together")
-        return self
-
-
-class KafkaSettings(_Section):
-    """Apache Kafka, 3.6 or newer."""
-
-    kind: Literal["kafka"]
-    bootstrap_servers: Annotated[str, AfterValidator(_addresses)] = Field(
-        json_schema_extra={"pattern": _ADDRESSES}, description="HOST:PORT[,HOST:PORT...]"
-    )
-    security: KafkaSecurity = KafkaSecurity()
-    partitions: int = Field(6, ge=1, le=1024, description="of every topic, when they are made")
-    replication: int | None = Field(
-        None,
-        ge=1,
-        description="of every topic, when they are made; 3, or as many as there are brokers",
-    )
-    timeout: DurationMs = Field("10s", description="before brokers that do not answer are an error")  # type: ignore[assignment]
-    session_timeout: DurationMs = Field(
-        "10s",  # type: ignore[assignment]
-        description="until the partitions of a worker that has gone silent go to another",
-    )
-    lost_input: Literal["stop", "skip"] = Field(
-        "stop", description="where Kafka has deleted input that no worker had processed yet"
-    )
-    retention: RetentionSettings = RetentionSettings()
-    data_dir: str = Field(
-        ".streamgauge", description="local folder of `mlflow.db`, without a tracking_uri"
-    )
-
-
-def _with_kind(broker: Any) -> Any:
-    return {"kind": "embedded", **broker} if isinstance(broker, dict) else broker
-
-
-class EventLimits(_Section):
-    """What an event may look like before it is refused."""
+class EventLimits(Section):
+    """The limits beyond which an event is refused."""
 
     features_max: int = Field(1000, ge=0)
     segments_max: int = Field(20, ge=0)
@@ -217,8 +120,8 @@ class EventLimits(_Section):
     )
 
 
-class JoinSettings(_Section):
-    """How predictions wait for their labels. All bounds are for one model."""
+class JoinSettings(Section):
+    """The bounds of predictions that wait for their labels; each is for one model."""
 
     pending_max: int = Field(100_000, ge=1, description="predictions that wait for a label")
     pending_age: DurationMs = Field("7d", description="event time until a prediction expires")  # type: ignore[assignment]
@@ -234,7 +137,7 @@ class JoinSettings(_Section):
     )
 
 
-class DetectorConfig(_Section):
+class DetectorConfig(Section):
     """A detector on a signal."""
 
     kind: str = Field(
@@ -246,14 +149,14 @@ class DetectorConfig(_Section):
     asks: bool = Field(default=True, description="whether its alarms count for a retrain request")
 
 
-class LearnerConfig(_Section):
+class LearnerConfig(Section):
     """A River model that is scored on each outcome, then learns from it."""
 
     path: str = Field(description="import path of a River classifier or regressor")
     params: dict[str, Any] = {}
 
 
-class MetricRule(_Section):
+class MetricRule(Section):
     """Ask for a retrain when a metric over the last outcomes reaches a level.
 
     It is looked at every `metrics.every` outcomes, and asks by itself, whatever `rule` says.
@@ -274,7 +177,7 @@ class MetricRule(_Section):
         return self
 
 
-class PeriodRule(_Section):
+class PeriodRule(Section):
     """Ask for a retrain regularly, drift or not."""
 
     outcomes: int | None = Field(None, ge=1)
@@ -287,8 +190,8 @@ class PeriodRule(_Section):
         return self
 
 
-class PolicySettings(_Section):
-    """What a drift is worth."""
+class PolicySettings(Section):
+    """The worth of a drift: when it asks."""
 
     rule: Literal["any", "all", "at_least"] = Field(
         "any", description="how many of the detectors that ask must have found the drift"
@@ -310,8 +213,8 @@ class PolicySettings(_Section):
         return self
 
 
-class MetricsSettings(_Section):
-    """How often metrics are published and over how many outcomes windows go."""
+class MetricsSettings(Section):
+    """The steps at which metrics are published, and the outcomes that windows go over."""
 
     every: int = Field(100, ge=1, description="outcomes between two metric points")
     window: int = Field(500, ge=1, le=1_000_000, description="outcomes in a windowed metric")
@@ -329,8 +232,8 @@ def _default_detectors() -> dict[str, DetectorConfig]:
     }
 
 
-class ModelConfig(_Section):
-    """How one model is monitored."""
+class ModelConfig(Section):
+    """The way one model is monitored."""
 
     task: Task | None = Field(
         None, description="taken from the events where it is not given: strings are classes"
@@ -349,7 +252,7 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _relations(self) -> ModelConfig:
-        signals = {"error"} | ({"learner_error"} if self.learner else set())
+        signals = signal_names(has_learner=self.learner is not None)
         for name, detector in self.detectors.items():
             if detector.signal not in signals:
                 known = " or ".join(sorted(signals))
@@ -394,28 +297,10 @@ class ModelConfig(_Section):
             raise ValueError(f"policy.metric.name: {metric.name!r} is none of {', '.join(names)}")
 
 
-class MLflowSettings(_Section):
-    """Where the MLflow sink writes."""
-
-    tracking_uri: str | None = Field(
-        None, description="default: a database `mlflow.db` in the broker's folder"
-    )
-    experiment: str = "model-monitoring"
-
-
-class WorkerSettings(_Section):
-    """How the worker cuts its work."""
-
-    batch_max: int = Field(10_000, ge=1, description="records of each input topic in one commit")
-
-
-class Config(_Section):
-    """The whole configuration. An empty file is a valid one."""
+class CoreConfig(Section):
+    """All that decides what the core does with its input."""
 
     app: str = Field("streamgauge", pattern=r"^[A-Za-z0-9._-]{1,100}$")
-    broker: Annotated[
-        EmbeddedSettings | KafkaSettings, Field(discriminator="kind"), BeforeValidator(_with_kind)
-    ] = EmbeddedSettings()
     topics: Topics = Topics()
     events: EventLimits = EventLimits()
     models_max: int = Field(
@@ -428,8 +313,6 @@ class Config(_Section):
     models: dict[str, ModelConfig] = Field(
         {}, description="by model name: what differs from `defaults`"
     )
-    mlflow: MLflowSettings = MLflowSettings()
-    worker: WorkerSettings = WorkerSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -446,7 +329,7 @@ class Config(_Section):
         return {**data, "models": overlaid}
 
     @model_validator(mode="after")
-    def _one_event_ahead_ends_no_wait(self) -> Config:
+    def _one_event_ahead_ends_no_wait(self) -> CoreConfig:
         models = {f"models.{name}": model for name, model in self.models.items()}
         for path, model in {"defaults": self.defaults, **models}.items():
             join = model.join
@@ -464,12 +347,12 @@ class Config(_Section):
         return self
 
     def model_for(self, name: str) -> ModelConfig:
-        """The configuration of one model."""
+        """Return the configuration of one model."""
         return self.models.get(name, self.defaults)
 
     def digest(self) -> str:
-        """A digest of all that decides what the core does with its input."""
-        core = self.model_dump(mode="json", exclude={"broker", "mlflow", "worker"})
+        """Return a digest of all that decides what the core does with its input."""
+        core = self.model_dump(mode="json", include=set(CoreConfig.model_fields))
         return hashlib.blake2b(json.dumps(core, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
@@ -485,8 +368,12 @@ def _overlay(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def load_config(data: Any) -> Config:
-    """A checked configuration from parsed YAML or JSON; None and {} give the defaults.
+def validate_config(data: Any, kind: type[C]) -> C:
+    """Return a checked configuration from parsed YAML or JSON; None and {} give the defaults.
+
+    Args:
+        data: the configuration as it was parsed.
+        kind: the model that it is checked by; `CoreConfig`, or one with more sections.
 
     Raises:
         ConfigError: one line for each error, with the path of its field.
@@ -496,6 +383,6 @@ def load_config(data: Any) -> Config:
     if not isinstance(data, dict):
         raise ConfigError(f"the configuration is a mapping of sections, got {type(data).__name__}")
     try:
-        return Config.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, Config))) from None
+        raise ConfigError("\n".join(explain(error, kind))) from None

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: a line for each error, with its field's path."""
+"""A configuration's errors in words: a line for each, with its field's path."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Schema = dict[str, Any]
 
 
 def explain(error: ValidationError, config: type[BaseModel]) -> list[str]:
-    """A line for each of the errors that `config` has found, which starts with the field's path."""
+    """Return a line for each error that `config` has found; it starts with the field's path."""
     lines = []
     root = config.model_json_schema()
     for item in error.errors(include_url=False):
-        fields = _fields(item["loc"])
+        fields = _fields(root, item["loc"])
         path = ".".join(fields) or "config"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
@@ -32,16 +32,16 @@ def explain(error: ValidationError, config: type[BaseModel]) -> list[str]:
     return lines
 
 
-def _fields(loc: tuple[int | str, ...]) -> list[str]:
-    """The path as it stands in the file: pydantic puts a union's kind into it."""
+def _fields(root: Schema, loc: tuple[int | str, ...]) -> list[str]:
+    """Return the path as it stands in the file: pydantic puts a union's kind into it."""
     fields = [str(part) for part in loc]
-    if fields[:1] == ["broker"] and fields[1:2] in (["embedded"], ["kafka"]):
+    if len(fields) > 1 and "discriminator" in root["properties"].get(fields[0], {}):
         del fields[1]
     return fields
 
 
 def _near(root: Schema, loc: tuple[int | str, ...]) -> str | None:
-    """What an unknown key may have been meant for."""
+    """Return what an unknown key may have been meant for."""
     key = str(loc[-1])
     if len(loc) == 1 and key in _keys(root, ("defaults",)):
         return f"defaults.{key}"
@@ -49,7 +49,7 @@ def _near(root: Schema, loc: tuple[int | str, ...]) -> str | None:
 
 
 def _keys(root: Schema, loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at `loc` may have."""
+    """Return the keys that the section at `loc` may have."""
     sections = [root]
     for key in loc:
         sections = [

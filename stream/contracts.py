@@ -1,4 +1,4 @@
-"""What streamgauge publishes: metric points, alarms, retrain requests, as other programs see them.
+"""The published contracts: metric points, alarms, retrain requests, as other programs see them.
 
 These models are the contract. Their JSON Schemas and the AsyncAPI document in `docs/` are made
 from them.

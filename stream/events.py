@@ -112,7 +112,7 @@ class _Envelope(Struct):
 
 
 def _epoch_ms(value: _JsonTime, name: str) -> int:
-    """A point in time as whole milliseconds.
+    """Return a point in time as whole milliseconds.
 
     Raises:
         EventError: it is none.
@@ -146,7 +146,7 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 def decode_prediction(
     value: bytes | None, record_timestamp_ms: int, limits: EventLimits
 ) -> Prediction:
-    """The prediction in a record's value.
+    """Return the prediction in a record's value.
 
     Args:
         value: JSON, plain or as a structured CloudEvent.
@@ -167,7 +167,7 @@ def decode_prediction(
 
 
 def decode_label(value: bytes | None, record_timestamp_ms: int, limits: EventLimits) -> Label:
-    """The label in a record's value; arguments and errors as in `decode_prediction`."""
+    """Return the label in a record's value; arguments and errors as in `decode_prediction`."""
     event: Label = _decode(_decode_label, value, record_timestamp_ms, limits)
     if event.prediction is not None and event.version is None:
         raise EventError(
@@ -209,7 +209,7 @@ def _decode(decode: Any, value: bytes | None, record_timestamp_ms: int, limits: 
 
 
 def _decode_enveloped(decode: Any, value: bytes, error: msgspec.ValidationError) -> Any:
-    """The event inside a CloudEvent, or the plain event's own error where there is no envelope."""
+    """Return the event inside a CloudEvent; without an envelope, raise the plain event's error."""
     try:
         data = _decode_envelope(value).data
     except _UNREADABLE:
@@ -225,7 +225,7 @@ def _decode_enveloped(decode: Any, value: bytes, error: msgspec.ValidationError)
 
 
 def _told(error: Exception) -> str:
-    """An error of decoding, with what a time may be in the place of its types."""
+    """Return an error of decoding, with what a time may be in the place of its types."""
     return str(error).replace("`int | float | str`", "epoch milliseconds or RFC 3339")
 
 
@@ -241,7 +241,7 @@ def _checked_ms(value: _JsonTime, name: str, record_ms: int, limits: EventLimits
 
 
 def model_of(value: bytes) -> str | None:
-    """The model an event is about, where it can be read; for a record's key.
+    """Return the model an event is about, where it can be read; for a record's key.
 
     >>> model_of(b'{"model": "m1"}'), model_of(b'{"model": 3}'), model_of(b"{")
     ('m1', None, None)

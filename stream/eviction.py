@@ -1,4 +1,4 @@
-"""Which model has been idle longest, so that it makes room for a new one."""
+"""The model that has been idle longest, so that it makes room for a new one."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class EvictionQueue:
         heapify(self._heap)
 
     def add(self, name: str) -> None:
-        """There is a new model."""
+        """Take note of a new model."""
         heappush(self._heap, _key(self._models[name]))
 
     def longest(self, now_ms: int) -> str | None:
-        """The model that may be forgotten by now and has been idle longest, None where none may.
+        """Return the model idle longest of those that may be forgotten by now, None where none may.
 
         Those of which only labels have come may be forgotten at any time, and go first.
         """
@@ -47,7 +47,7 @@ class EvictionQueue:
         return None
 
     def remove_longest(self) -> None:
-        """The model that `longest` has just named is no more."""
+        """Take note that the model that `longest` has just named is no more."""
         heappop(self._heap)
 
 

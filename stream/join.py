@@ -1,8 +1,9 @@
 """The join: predictions wait for their labels, labels that came first wait for their predictions.
 
-One `ModelJoin` serves one model of one partition. Every decision becomes a change (a small tuple)
-that is applied at once and kept until the next commit, so that a commit writes what changed and
-not the whole buffer, and a restored join is the same whatever the configuration is by then.
+One `ModelJoin` serves one model of one partition. Every decision becomes a change (see
+join_changes.py) that is applied at once and kept until the next commit, so that a commit writes
+what changed and not the whole buffer, and a restored join is the same whatever the configuration is
+by then.
 """
 
 from __future__ import annotations
@@ -11,92 +12,36 @@ from heapq import heappop, heappush
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
-from streamgauge.stream.config import Task
-from streamgauge.stream.events import Features, Probability, Value
+from streamgauge.stream.join_changes import (
+    EarlyLabel,
+    Expire,
+    Forget,
+    Hold,
+    Keep,
+    Mark,
+    Match,
+    Orphan,
+    PendingPrediction,
+    Release,
+    Wait,
+    WaitEarly,
+)
+from streamgauge.stream.outcomes import Outcome, same_value
+from streamgauge.stream.totals import JoinCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from streamgauge.stream.config import JoinSettings
-    from streamgauge.stream.events import Label, Prediction
+    from streamgauge.stream.events import Label, Prediction, Value
+    from streamgauge.stream.join_changes import JoinChange
 
 # Ages are checked once in this many steps of the age, not at each event.
 _SWEEPS_PER_AGE = 64
 # When a full buffer must make room it drops this share at once, so that dropping stays cheap.
 _DROP_SHARE = 100
-
-
-class Outcome(Struct, array_like=True, gc=False):
-    """A prediction together with its truth.
-
-    Attributes:
-        version: the model version that predicted.
-        y_true: the label.
-        y_pred: the prediction.
-        probability: of the predicted class, or class -> probability.
-        features: what the prediction was made from, where a learner wants it.
-        task: as declared by the event.
-        predicted_ms: event time of the prediction.
-        timestamp_ms: event time of the label.
-        prediction_offset: where the prediction is; None where the label carried it.
-        label_offset: where the label is.
-    """
-
-    version: str
-    y_true: Value
-    y_pred: Value
-    probability: Probability | None = None
-    features: Features | None = None
-    task: Task | None = None
-    predicted_ms: int = 0
-    timestamp_ms: int = 0
-    prediction_offset: int | None = None
-    label_offset: int = 0
-
-
-class PendingPrediction(Struct, array_like=True, gc=False):
-    """A prediction that waits for its label."""
-
-    version: str
-    y_pred: Value
-    probability: Probability | None
-    features: Features | None
-    task: Task | None
-    predicted_ms: int
-    offset: int
-
-
-class EarlyLabel(Struct, array_like=True, gc=False):
-    """A label that waits for its prediction."""
-
-    y_true: Value
-    features: Features | None
-    timestamp_ms: int
-    offset: int
-
-
-class JoinCounts(Struct, array_like=True):
-    """What the join has seen and dropped, since the model was first seen."""
-
-    n_predictions: int = 0
-    n_labels: int = 0
-    n_outcomes: int = 0
-    n_duplicate_predictions: int = 0
-    n_duplicate: int = 0
-    n_correction: int = 0
-    n_expired: int = 0
-    n_orphaned: int = 0
-    n_released_early: int = 0
-
-
-# What a change does; the rest of the tuple is its arguments.
-_WAIT, _JOIN, _EARLY, _EXPIRE, _ORPHAN, _FORGET, _HOLD, _RELEASE, _KEEP, _MARK = range(10)
-
-JoinChange = tuple[Any, ...]
 
 
 class ModelJoin:
@@ -160,11 +105,11 @@ class ModelJoin:
         released = [heappop(self._held)[2] for _ in range(len(self._held))]
         self.counts.n_outcomes += len(released)
         out.extend(released)
-        self._change((_EXPIRE, len(self._pending)))
-        self._change((_ORPHAN, len(self._early)))
+        self._change(Expire(len(self._pending)))
+        self._change(Orphan(len(self._early)))
 
     def waiting(self, prediction_id: str) -> PendingPrediction | None:
-        """The prediction that waits for the label of this id, if it is there."""
+        """Return the prediction that waits for the label of this id, None where there is none."""
         return self._pending.get(prediction_id)
 
     def add_prediction(self, event: Prediction, offset: int, out: list[Outcome]) -> None:
@@ -186,9 +131,9 @@ class ModelJoin:
             )
             early = self._early.get(key)
             if early is None:
-                self._change((_WAIT, key, pending))
+                self._change(Wait(key, pending))
                 if len(self._pending) > self._config.pending_max:
-                    self._change((_EXPIRE, _n_to_drop(self._pending, self._config.pending_max)))
+                    self._change(Expire(_n_to_drop(self._pending, self._config.pending_max)))
             else:
                 self._complete(key, pending, early, out)
         self._advance(timestamp_ms, out)
@@ -236,16 +181,16 @@ class ModelJoin:
 
     def _wait_early(self, key: str, early: EarlyLabel) -> None:
         limit = self._config.early_max
-        self._change((_EARLY, key, early))
+        self._change(WaitEarly(key, early))
         if len(self._early) > limit:
-            self._change((_ORPHAN, _n_to_drop(self._early, limit)))
+            self._change(Orphan(_n_to_drop(self._early, limit)))
 
     def _complete(
         self, key: str, pending: PendingPrediction, early: EarlyLabel, out: list[Outcome]
     ) -> None:
-        self._change((_JOIN, key, early.y_true))
+        self._change(Match(key, early.y_true))
         if len(self._joined) > self._config.joined_max:
-            self._change((_FORGET, _n_to_drop(self._joined, self._config.joined_max)))
+            self._change(Forget(_n_to_drop(self._joined, self._config.joined_max)))
         outcome = Outcome(
             pending.version,
             early.y_true,
@@ -259,7 +204,7 @@ class ModelJoin:
             early.offset,
         )
         if self._config.label_maturity or self._held:
-            self._change((_HOLD, outcome))
+            self._change(Hold(outcome))
         else:
             self.counts.n_outcomes += 1
             out.append(outcome)
@@ -285,7 +230,7 @@ class ModelJoin:
         if n_released:
             self.counts.n_outcomes += n_released
             # Popped already: logged for a restored join to pop as many.
-            self._changes.append((_RELEASE, n_released))
+            self._changes.append(Release(n_released))
 
     def _mature(self, mature_ms: int) -> Iterable[Outcome]:
         while self._held and self._held[0][0] <= mature_ms:
@@ -299,11 +244,11 @@ class ModelJoin:
         oldest_ms = self._watermark_ms - config.pending_age
         n_expired = _count_while(p.predicted_ms < oldest_ms for p in self._pending.values())
         if n_expired:
-            self._change((_EXPIRE, n_expired))
+            self._change(Expire(n_expired))
         oldest_ms = self._watermark_ms - config.early_age
         n_orphaned = _count_while(e.timestamp_ms < oldest_ms for e in self._early.values())
         if n_orphaned:
-            self._change((_ORPHAN, n_orphaned))
+            self._change(Orphan(n_orphaned))
 
     def _change(self, change: JoinChange) -> None:
         self._changes.append(change)
@@ -311,68 +256,63 @@ class ModelJoin:
 
     def _apply(self, change: JoinChange) -> None:
         """Do what a change says; the only place that touches the buffers."""
-        kind = change[0]
-        if kind == _WAIT:
-            self._pending[change[1]] = change[2]
-        elif kind == _JOIN:
-            key = change[1]
-            self._pending.pop(key, None)
-            self._early.pop(key, None)
-            self._joined[key] = change[2]
-        elif kind == _EARLY:
-            self._early[change[1]] = change[2]
-        elif kind == _EXPIRE:
-            self.counts.n_expired += change[1]
-            _drop_oldest(self._pending, change[1])
-        elif kind == _ORPHAN:
-            self.counts.n_orphaned += change[1]
-            _drop_oldest(self._early, change[1])
-        elif kind == _FORGET:
-            _drop_oldest(self._joined, change[1])
-        elif kind == _MARK:
-            _, self._watermark_ms, self._sweep_ms, self._held_seq, self.counts = change
+        if type(change) is Wait:
+            self._pending[change.key] = change.pending
+        elif type(change) is Match:
+            self._pending.pop(change.key, None)
+            self._early.pop(change.key, None)
+            self._joined[change.key] = change.y_true
+        elif type(change) is WaitEarly:
+            self._early[change.key] = change.early
+        elif type(change) is Expire:
+            self.counts.n_expired += change.n
+            _drop_oldest(self._pending, change.n)
+        elif type(change) is Orphan:
+            self.counts.n_orphaned += change.n
+            _drop_oldest(self._early, change.n)
+        elif type(change) is Forget:
+            _drop_oldest(self._joined, change.n)
+        elif type(change) is Mark:
+            self._watermark_ms, self._sweep_ms = change.watermark_ms, change.sweep_ms
+            self._held_seq, self.counts = change.held_seq, change.counts
         else:
             self._apply_to_held(change)
 
     def _apply_to_held(self, change: JoinChange) -> None:
-        kind = change[0]
-        if kind == _HOLD:
-            heappush(self._held, (change[1].predicted_ms, self._held_seq, change[1]))
+        if type(change) is Hold:
+            outcome = change.outcome
+            heappush(self._held, (outcome.predicted_ms, self._held_seq, outcome))
             self._held_seq += 1
-        elif kind == _RELEASE:
-            for _ in range(change[1]):
+        elif type(change) is Release:
+            for _ in range(change.n):
                 heappop(self._held)
-        else:
-            heappush(self._held, (change[2].predicted_ms, change[1], change[2]))
+        elif type(change) is Keep:
+            outcome = change.outcome
+            heappush(self._held, (outcome.predicted_ms, change.seq, outcome))
 
     def drain_changes(self) -> list[JoinChange]:
-        """What has changed since the last call; the last one says what no other one does."""
+        """Return what has changed since the last call; the last is a mark of all else."""
         changes, self._changes = self._changes, []
         changes.append(self._mark())
         return changes
 
     def entries(self) -> Iterator[JoinChange]:
-        """Changes that make a new join what this one is; take them before the next event."""
-        yield from ((_JOIN, key, y_true) for key, y_true in self._joined.items())
-        yield from ((_EARLY, key, early) for key, early in self._early.items())
-        yield from ((_WAIT, key, pending) for key, pending in self._pending.items())
+        """Return changes that make a new join what this one is; take them before the next event."""
+        yield from (Match(key, y_true) for key, y_true in self._joined.items())
+        yield from (WaitEarly(key, early) for key, early in self._early.items())
+        yield from (Wait(key, pending) for key, pending in self._pending.items())
         # Sorted, for a heap's order tells how it came about.
-        yield from ((_KEEP, seq, outcome) for _, seq, outcome in sorted(self._held))
+        yield from (Keep(seq, outcome) for _, seq, outcome in sorted(self._held))
         yield self._mark()
 
-    def _mark(self) -> JoinChange:
+    def _mark(self) -> Mark:
         counts = replace(self.counts)
-        return _MARK, self._watermark_ms, self._sweep_ms, self._held_seq, counts
+        return Mark(self._watermark_ms, self._sweep_ms, self._held_seq, counts)
 
     def redo(self, changes: Iterable[JoinChange]) -> None:
-        """Apply what `entries` and then `drain_changes` gave, in order, as it is or decoded."""
+        """Apply what `entries` and then `drain_changes` gave, in order."""
         for change in changes:
-            self._apply(_typed(change))
-
-
-def same_value(a: Value, b: Value) -> bool:
-    """Whether two labels or classes are the same; a number never equals a string."""
-    return a == b
+            self._apply(change)
 
 
 def _count_while(old: Iterable[bool]) -> int:
@@ -391,19 +331,3 @@ def _n_to_drop(entries: dict[str, Any], limit: int) -> int:
 def _drop_oldest(entries: dict[str, Any], n: int) -> None:
     for key in list(islice(entries, n)):
         del entries[key]
-
-
-# The last argument of a change, where it is no plain value.
-_TYPES = {
-    _WAIT: PendingPrediction,
-    _EARLY: EarlyLabel,
-    _HOLD: Outcome,
-    _KEEP: Outcome,
-    _MARK: JoinCounts,
-}
-
-
-def _typed(change: JoinChange) -> JoinChange:
-    """A change as it was before it was written."""
-    kind = _TYPES.get(change[0])
-    return change if kind is None else (*change[:-1], msgspec.convert(change[-1], kind))

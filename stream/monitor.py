@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from streamgauge.stream.outcomes import OutcomeColumns
 from streamgauge.stream.performance import Performance
 from streamgauge.stream.policy import Episode, EpisodeAlarm, Policy
-from streamgauge.stream.signals.loss import make_loss
-from streamgauge.stream.signals.signal import DetectorFailure, Signal, SignalAlarm
-from streamgauge.stream.window import Block, OutcomeColumns, WindowIndex
+from streamgauge.stream.signals.catalog import make_signals
+from streamgauge.stream.signals.signal import DetectorFailure, SignalAlarm
+from streamgauge.stream.window import Block, WindowIndex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
     from streamgauge.stream.config import ModelConfig, Task
     from streamgauge.stream.contracts import PublishedAlarmKind
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.outcomes import Outcome
     from streamgauge.stream.signals.learner import Learner
+
+# The signal whose values windows are summed up by.
+_ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class AlarmFinding:
 
 @dataclass(frozen=True, slots=True)
 class DataProblemFinding:
-    """What the core cannot use, although each of its events was well formed."""
+    """An outcome that the core cannot use, although each of its events was well formed."""
 
     index: int
     timestamp_ms: int
@@ -73,7 +77,7 @@ Finding = MetricsFinding | AlarmFinding | DataProblemFinding | RetrainDecision
 
 
 class Monitor:
-    """Watches one version of one model.
+    """A watch on one version of one model.
 
     Results depend on the sequence of outcomes alone, not on how it is cut into calls. Memory is
     bounded but for the learner's.
@@ -86,14 +90,11 @@ class Monitor:
 
     def __init__(self, config: ModelConfig, task: Task, learner: Learner | None = None) -> None:
         self.n_outcomes = 0
-        self.learner = learner
         self._config = config
-        self._loss = make_loss(config, task)
         self._performance = Performance(config, task)
         self._policy = Policy(config)
         self._windows = WindowIndex()
-        self._error = Signal("error", config.detectors)
-        self._learner_error = Signal("learner_error", config.detectors) if learner else None
+        self.signals = make_signals(config, task, learner)
 
     def update(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         """Take outcomes, in order; return what was found, by outcome index."""
@@ -106,11 +107,11 @@ class Monitor:
         return findings
 
     def set_superseded(self, *, superseded: bool) -> None:
-        """Whether another version is served: then go on measuring, but ask for nothing."""
+        """Set whether another version is served: then go on measuring, but ask for nothing."""
         self._policy.set_superseded(superseded=superseded)
 
     def _segment_end(self) -> int:
-        """Number of outcomes at which something must be looked at, whatever happens until then.
+        """Return the number of outcomes at which something must be looked at, whatever happens.
 
         Never more than a cool-down away, so that no episode can both open and end before it.
         """
@@ -124,14 +125,13 @@ class Monitor:
 
     def _take(self, outcomes: Sequence[Outcome], findings: list[Finding]) -> None:
         start = self.n_outcomes
-        losses, learner_losses = self._losses(outcomes)
-        found = self._error.update(losses, start)
-        if self._learner_error is not None:
-            found = sorted(
-                [*found, *self._learner_error.update(learner_losses, start)],
-                key=lambda item: item.index,
-            )
-        columns = OutcomeColumns(outcomes, losses)
+        values: dict[str, NDArray[np.float64]] = {}
+        found: list[SignalAlarm | DetectorFailure] = []
+        for name, signal in self.signals.items():
+            if signal.clock == "outcome":
+                values[name] = signal.source.values(outcomes)
+                found += signal.update(values[name], start)
+        columns = OutcomeColumns(outcomes, values[_ERROR])
         by_index: dict[int, list[SignalAlarm | DetectorFailure]] = {}
         for item in found:
             by_index.setdefault(item.index - start, []).append(item)
@@ -145,25 +145,10 @@ class Monitor:
         self.n_outcomes += len(outcomes)
         self._at_segment_end(outcomes[-1], findings)
 
-    def _losses(
-        self, outcomes: Sequence[Outcome]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The losses of the deployed model and of the learner, NaN where there is none."""
-        learner_losses = np.full(len(outcomes), np.nan)
-        if self.learner is None:
-            return self._loss.values(outcomes), learner_losses
-        losses = np.empty(len(outcomes))
-        # One by one: the learner's loss is on the scale that its outcome leaves behind.
-        for i in range(len(outcomes)):
-            one = outcomes[i : i + 1]
-            losses[i : i + 1] = self._loss.values(one)
-            learner_losses[i : i + 1] = self.learner.losses(one, self._loss)
-        return losses, learner_losses
-
     def _stops(
         self, by_index: Mapping[int, list[SignalAlarm | DetectorFailure]], n: int, start: int
     ) -> list[int]:
-        """Positions in the segment at which the policy has something to look at."""
+        """Return the positions in the segment at which the policy has something to look at."""
         if self._policy.has_period:
             return list(range(n))
         stops = set(by_index)
@@ -210,7 +195,7 @@ class Monitor:
         if episode is None:
             return
         before, since = self._windows.split(min(episode.onset, index))
-        metrics = {"error": (before.mean_loss, since.mean_loss)}
+        metrics = {_ERROR: (before.mean_loss, since.mean_loss)}
         findings.append(RetrainDecision(index, timestamp_ms, episode, metrics, before.n, since))
 
     def _at_segment_end(self, last: Outcome, findings: list[Finding]) -> None:
@@ -223,45 +208,44 @@ class Monitor:
                 episode = self._policy.decide(index, last.timestamp_ms)
                 self._ask(index, last.timestamp_ms, episode, findings)
         silent = self._policy.close_if_over(self.n_outcomes)
-        self._error.rebaseline(silent)
-        if self._learner_error is not None:
-            self._learner_error.rebaseline(silent)
+        if silent:
+            for signal in self.signals.values():
+                signal.rebaseline(silent)
 
     def _metrics(self, index: int, timestamp_ms: int) -> list[MetricsFinding]:
         performance = {**self._performance.values(), "n_outcomes": float(self.n_outcomes)}
-        points = [
-            MetricsFinding(index, timestamp_ms, "performance", performance),
-            MetricsFinding(index, timestamp_ms, "error", self._error.readings()),
-        ]
-        if self.learner is not None and self._learner_error is not None:
-            readings = self._learner_error.readings()
-            readings["n_failed"] = float(self.learner.n_failed)
-            points.append(MetricsFinding(index, timestamp_ms, "learner_error", readings))
+        points = [MetricsFinding(index, timestamp_ms, "performance", performance)]
+        for name, signal in self.signals.items():
+            points.append(MetricsFinding(index, timestamp_ms, name, signal.readings()))
         return points
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on, but for the learner."""
+        """Return everything needed to go on, but for the learner."""
         return {
             "n_outcomes": self.n_outcomes,
-            "loss": self._loss.state(),
             "performance": self._performance.state(),
             "policy": self._policy.state(),
             "windows": self._windows.state(),
-            "error": self._error.state(),
-            "learner_error": self._learner_error.state() if self._learner_error else None,
+            "signals": {name: signal.state() for name, signal in self.signals.items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
-        """Become what `state()` described; the names of detectors that had to start afresh."""
+        """Become what `state()` described; a signal that it does not know is new.
+
+        Returns:
+            The names of detectors that had to start afresh.
+        """
         self.n_outcomes = state["n_outcomes"]
-        self._loss.restore(state["loss"])
         self._performance.restore(state["performance"])
         self._policy.restore(state["policy"])
         self._windows = WindowIndex(msgspec.convert(state["windows"], list[Block]))
-        afresh = self._error.restore(state["error"])
-        if self._learner_error is not None and state["learner_error"] is not None:
-            afresh += self._learner_error.restore(state["learner_error"])
-        return afresh
+        known = state["signals"]
+        return [
+            detector
+            for name, signal in self.signals.items()
+            if name in known
+            for detector in signal.restore(known[name])
+        ]
 
 
 def _problem(item: DetectorFailure, timestamp_ms: int) -> DataProblemFinding:
@@ -287,5 +271,5 @@ def _episode_alarm(item: SignalAlarm, kind: PublishedAlarmKind, timestamp_ms: in
 
 
 def known(value: float) -> float | None:
-    """A number, or None where it is not known."""
+    """Return a number, or None where it is not known."""
     return float(value) if np.isfinite(value) else None

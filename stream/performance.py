@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamgauge.stream.signals.loss import absolute_errors, log_losses, wrong
+from streamgauge.stream.outcomes import absolute_errors, log_losses, wrong
 from streamgauge.stream.window import running_sum
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamgauge.stream.config import ModelConfig, Task
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.outcomes import Outcome
 
 
 class _Tail:
@@ -52,11 +52,11 @@ class _Tail:
         return self._row[max(0, self._end - n) : self._end]
 
     def mean(self) -> float | None:
-        """Mean of all values, None while there are none."""
+        """Return the mean of all values, None while there are none."""
         return self._total / self._n if self._n else None
 
     def last_mean(self, over: int) -> float | None:
-        """Mean of the last `over` values, None while there are fewer."""
+        """Return the mean of the last `over` values, None while there are fewer."""
         last = self._last(over)
         return float(last.mean()) if len(last) == over else None
 
@@ -111,13 +111,13 @@ class Performance:
         return ()
 
     def values(self) -> dict[str, float]:
-        """Every metric there is by now."""
+        """Return every metric there is by now."""
         metrics = {name: self._metric(name, None) for name in self._names()}
         metrics |= {f"{name}_window": self._metric(name, self._window) for name in self._names()}
         return {name: value for name, value in metrics.items() if value is not None}
 
     def over(self, name: str, n_outcomes: int) -> float | None:
-        """One metric over the last `n_outcomes`, None while there are fewer, or none of it."""
+        """Return a metric over the last `n_outcomes`, None while there are fewer, or none of it."""
         return self._metric(name, n_outcomes) if name in self._names() else None
 
     def _names(self) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ class Performance:
         return math.sqrt(mean) if name == "rmse" else mean
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Return everything needed to go on."""
         return {
             "has_probability": self._has_probability,
             "tails": {name: tail.state() for name, tail in self._tails.items()},

@@ -114,7 +114,7 @@ class Policy:
         return sorted(self._asking - set(episode.detectors)) if episode.alarms else []
 
     def set_superseded(self, *, superseded: bool) -> None:
-        """Whether another version is served: then nothing is asked for.
+        """Set whether another version is served: then nothing is asked for.
 
         Episodes come and go as ever, but one that would ask stays open, and asks when this
         version is served again.
@@ -122,11 +122,11 @@ class Policy:
         self._superseded = superseded
 
     def counts(self, detector: str) -> bool:
-        """Whether this detector's alarms count."""
+        """Return whether this detector's alarms count."""
         return detector in self._asking
 
     def on_alarm(self, alarm: EpisodeAlarm) -> int:
-        """Take a drift alarm of a detector that counts; the number of its episode."""
+        """Take a drift alarm of a detector that counts; return the number of its episode."""
         episode = self.episode or self._open("drift")
         episode.last_active = alarm.index
         if alarm.detector not in episode.detectors:
@@ -167,11 +167,11 @@ class Policy:
 
     @property
     def has_period(self) -> bool:
-        """Whether `on_time` wants to see every outcome."""
+        """True where `on_time` wants to see every outcome."""
         return self._config.period is not None
 
     def on_time(self, index: int, timestamp_ms: int) -> Episode | None:
-        """The period's episode that asks with this outcome, if the period is over."""
+        """Return the period's episode that asks with this outcome, None while the period lasts."""
         rule = self._config.period
         if rule is None:
             return None
@@ -190,7 +190,7 @@ class Policy:
         return Episode(self._n_episodes, index, "period", [], [], since, asked=True)
 
     def decide(self, index: int, timestamp_ms: int) -> Episode | None:
-        """The open episode if it asks for its retrain now; it will not ask again."""
+        """Return the open episode if it asks for its retrain now; it will not ask again."""
         episode = self.episode
         if episode is None or not self.is_due(index):
             return None
@@ -200,14 +200,14 @@ class Policy:
         return replace(episode, detectors=[*episode.detectors], alarms=[*episode.alarms])
 
     def is_due(self, index: int) -> bool:
-        """Whether `decide` would ask."""
+        """Return whether `decide` would ask."""
         episode = self.episode
         if episode is None or episode.asked:
             return False
         return self._may_ask(index) and self._is_enough(episode)
 
     def _waits(self, episode: Episode) -> bool:
-        """Whether the episode has all it needs and may not ask yet; it does not end before."""
+        """Return whether the episode has all it needs and may not ask yet: it does not end then."""
         if episode.asked or not self._is_enough(episode):
             return False
         return self._superseded or episode.reason == "metric"
@@ -227,7 +227,7 @@ class Policy:
         return self.episode
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Return everything needed to go on."""
         return {
             "n_episodes": self._n_episodes,
             "last_asked": self._last_asked,

@@ -1,4 +1,4 @@
-"""What was found, as the records that tell the world."""
+"""Findings as the records that tell the world."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from streamgauge.stream.monitor import known
 from streamgauge.stream.records import Output
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config
+    from streamgauge.stream.config import CoreConfig
     from streamgauge.stream.events import EventError
     from streamgauge.stream.monitor import (
         AlarmFinding,
@@ -46,13 +46,13 @@ LETTER_HEADERS = ("source_topic", "source_partition", "source_offset", "reason",
 class Publisher:
     """Makes the outputs of one partition."""
 
-    def __init__(self, config: Config, partition: int) -> None:
+    def __init__(self, config: CoreConfig, partition: int) -> None:
         self._config = config
         self._topics = config.topics
         self._partition = partition
 
     def metrics(self, model: str, version: str, found: MetricsFinding) -> Output:
-        """A metric point."""
+        """Return a metric point."""
         return self.metric_point(
             model, version, found.signal, found.index + 1, found.timestamp_ms, found.values
         )
@@ -66,7 +66,7 @@ class Publisher:
         timestamp_ms: int,
         values: dict[str, float],
     ) -> Output:
-        """A metric point, as `streamgauge.stream.contracts.MetricPoint` describes it."""
+        """Return a metric point, as `streamgauge.stream.contracts.MetricPoint` describes it."""
         value = msgspec.json.encode(
             {
                 "model": model,
@@ -77,10 +77,10 @@ class Publisher:
                 "values": values,
             }
         )
-        return Output(self._topics.metrics, model.encode(), value, (), timestamp_ms)
+        return Output("metrics", model.encode(), value, (), timestamp_ms)
 
     def alarm(self, model: str, version: str, found: AlarmFinding) -> Output:
-        """A detector's alarm."""
+        """Return a detector's alarm."""
         item, alarm = found.found, found.found.alarm
         event = AlarmEvent(
             alarm_id=self._id(model, version, item.signal, item.detector, found.kind, item.index),
@@ -102,7 +102,7 @@ class Publisher:
         return self._alarm_output(event, found.timestamp_ms)
 
     def data_problem(self, model: str, version: str, found: DataProblemFinding) -> Output:
-        """What the core cannot use although each of its events was well formed."""
+        """Return a data problem as an alarm."""
         event = AlarmEvent(
             alarm_id=self._id(
                 model, version, found.signal, found.detector, found.detail, found.index
@@ -122,10 +122,10 @@ class Publisher:
 
     def _alarm_output(self, event: AlarmEvent, timestamp_ms: int) -> Output:
         value = event.model_dump_json().encode()
-        return Output(self._topics.alarms, event.model.encode(), value, (), timestamp_ms)
+        return Output("alarms", event.model.encode(), value, (), timestamp_ms)
 
     def retrain(self, model: str, version: str, found: RetrainDecision, sequence: int) -> Output:
-        """A retrain request: a CloudEvent in Kafka's binary mode."""
+        """Return a retrain request: a CloudEvent in Kafka's binary mode."""
         episode = found.episode
         request = RetrainRequest(
             model=model,
@@ -148,8 +148,8 @@ class Publisher:
         event = CloudEvent(
             attributes={
                 "specversion": "1.0",
-                "id": self._id(self._partition, sequence, model, version, episode.number),
-                "source": f"/streamgauge/{self._config.app}/{self._partition}",
+                "id": self._id("retrain", model, version, episode.number, found.index),
+                "source": f"/streamgauge/{self._config.app}",
                 "type": RETRAIN_REQUESTED,
                 "subject": f"{model}/{version}",
                 "time": _moment(found.timestamp_ms),
@@ -159,7 +159,7 @@ class Publisher:
         )
         message = to_binary(event, JSONFormat())
         return Output(
-            self._topics.retrain,
+            "retrain",
             model.encode(),
             message.value,
             tuple(message.headers.items()),
@@ -206,7 +206,7 @@ class Publisher:
         )
 
     def dead_letter(self, record: Record, error: EventError) -> Output:
-        """A record that was refused: its bytes, where it came from and why."""
+        """Return a record that was refused: its bytes, where it came from and why."""
         told = (
             record.topic.encode(),
             str(record.partition).encode(),
@@ -216,7 +216,7 @@ class Publisher:
         )
         headers = (*zip(LETTER_HEADERS, told, strict=True), *record.headers)
         return Output(
-            self._topics.dead_letters,
+            "dead_letters",
             record.key,
             record.value or b"",
             headers,
@@ -224,7 +224,7 @@ class Publisher:
         )
 
     def _id(self, *parts: object) -> str:
-        """The same for the same parts, whenever and wherever it is made."""
+        """Return the same for the same parts, whenever and wherever it is made."""
         text = msgspec.json.encode([self._config.app, *map(str, parts)])
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+# What a topic is for; `Topics` in stream/config.py has the name of each.
+TopicRole = Literal[
+    "predictions", "labels", "metrics", "alarms", "retrain", "status", "dead_letters"
+]
+# What the monitor reads.
+MONITOR_INPUTS: tuple[TopicRole, ...] = ("predictions", "labels")
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -23,9 +30,12 @@ class Record(NamedTuple):
 
 
 class Output(NamedTuple):
-    """One record to be written; `timestamp_ms` is the time of the event that caused it."""
+    """One record to be written; `timestamp_ms` is the time of the event that caused it.
 
-    topic: str
+    Its role says what it is; the broker knows the topic's name.
+    """
+
+    role: TopicRole
     key: bytes | None
     value: bytes
     headers: Headers

@@ -1,4 +1,4 @@
-"""Which version of a model is served: the one that may ask for a retrain."""
+"""The version of a model that is served: the one that may ask for a retrain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ServedVersionState(Struct, array_like=True):
 
 
 class ServedVersion:
-    """Tells the served version by the predictions: their versions, and when they were made.
+    """The served version, told by the predictions: their versions, and when they were made.
 
     The first version is served until another one has made 75 of the model's 100 latest
     predictions. Latest is by event time, and by arrival where that is equal. So
@@ -42,7 +42,7 @@ class ServedVersion:
         return self._state.served
 
     def see(self, version: str, predicted_ms: int) -> bool:
-        """Note a prediction; whether its version is served from now on and was not before."""
+        """Note a prediction; return whether its version is served now and was not before."""
         state = self._state
         state.n_seen += 1
         entry = (predicted_ms, state.n_seen, version)
@@ -59,5 +59,5 @@ class ServedVersion:
         return True
 
     def state(self) -> ServedVersionState:
-        """Everything needed to go on."""
+        """Return everything needed to go on."""
         return self._state

@@ -14,14 +14,14 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from streamgauge.detectors.errors import StreamgaugeError
-from streamgauge.stream.join import JoinChange
+from streamgauge.stream.join_changes import JoinChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from streamgauge.stream.join import ModelJoin
 
-FORMAT = 2
+FORMAT = 3
 
 # Where a chunk of a join is full. One event may be twice as long, and two of them a chunk.
 _PIECE_BYTES = 1 << 19
@@ -34,8 +34,15 @@ class SnapshotError(StreamgaugeError, ValueError):
     """Stored state that this version cannot read; the message says what to do."""
 
 
+def incomplete(name: str) -> SnapshotError:
+    """Return the error that a chunk, or a part of one, is not there."""
+    return SnapshotError(
+        f"the stored state is not whole: {name!r} is missing; start with a fresh state"
+    )
+
+
 def chunk_name(kind: str, *names: str) -> str:
-    """The name of a chunk: any model and version names, no ambiguity.
+    """Return the name of a chunk: any model and version names, no ambiguity.
 
     >>> chunk_name("monitor", "a/b", "1")
     'monitor/a%2Fb/1'
@@ -44,7 +51,7 @@ def chunk_name(kind: str, *names: str) -> str:
 
 
 def split_name(name: str) -> tuple[str, list[str]]:
-    """The kind and the names that `chunk_name` was made from.
+    """Return the kind and the names that `chunk_name` was made from.
 
     >>> split_name("monitor/a%2Fb/1")
     ('monitor', ['a/b', '1'])
@@ -54,12 +61,12 @@ def split_name(name: str) -> tuple[str, list[str]]:
 
 
 def pack(value: Any) -> bytes:
-    """A chunk of plain values."""
+    """Return a chunk of plain values."""
     return msgspec.msgpack.encode([FORMAT, value])
 
 
 def unpack(name: str, data: bytes, kind: Any = Any) -> Any:
-    """The value in a chunk.
+    """Return the value in a chunk.
 
     Raises:
         SnapshotError: the chunk is of another format, or damaged.
@@ -77,7 +84,7 @@ def unpack(name: str, data: bytes, kind: Any = Any) -> Any:
 
 
 def encode_changes(changes: Sequence[JoinChange]) -> list[bytes]:
-    """Changes of a join as lists in bytes, none longer than a piece but where one change is."""
+    """Encode changes of a join as lists, none longer than a piece but where one change is."""
     data = msgspec.msgpack.encode(changes)
     if len(data) <= _PIECE_BYTES or len(changes) == 1:
         return [data]
@@ -94,7 +101,7 @@ class _LogChunk:
 
 
 class JoinLog:
-    """How one model's join is stored: all of it once, as the base, and the changes since, the log.
+    """One model's join as it is stored: all of it once, the base, and the changes since, the log.
 
     The log is folded into a new base when it has outgrown the old one: what is written is, in
     the long run, twice what has changed. Both are cut into pieces. A commit's changes are merged
@@ -112,12 +119,12 @@ class JoinLog:
         self._log_bytes = 0
 
     def names(self) -> list[str]:
-        """The names of the chunks that are stored."""
+        """Return the names of the chunks that are stored."""
         base = [self._name("base", i) for i in range(self._n_base)]
         return base + [self._name("log", i) for i in range(len(self._log))]
 
     def write(self, groups: Sequence[bytes], join: ModelJoin) -> dict[str, bytes | None]:
-        """The chunks to write for one commit's changes, as `encode_changes` gave them."""
+        """Return the chunks to write for one commit's changes, as `encode_changes` gave them."""
         self._log_bytes += sum(map(len, groups))
         if self._log_bytes > max(self._base_bytes, _LOG_BYTES_MIN):
             return self._fold(join)
@@ -176,7 +183,7 @@ class JoinLog:
 
 
 def _pieces(changes: Iterator[JoinChange]) -> Iterator[bytes]:
-    """Chunks of all the changes, each about a piece long."""
+    """Yield chunks of all the changes, each about a piece long."""
     groups: list[bytes] = []
     n_bytes = 0
     while some := list(islice(changes, _ENCODED_AT_ONCE)):

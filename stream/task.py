@@ -1,4 +1,4 @@
-"""What kind of values a model's predictions and labels are, and whether an event's values fit."""
+"""The kind of values that a model's predictions and labels are, and the check that they fit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from streamgauge.stream.events import EventError, Value
 if TYPE_CHECKING:
     from streamgauge.stream.config import ModelConfig
     from streamgauge.stream.events import Label, Prediction
-    from streamgauge.stream.join import PendingPrediction
+    from streamgauge.stream.join_changes import PendingPrediction
 
 ValueKind = Literal["text", "number"]
 
 
 class Evidence(NamedTuple):
-    """What an event says of the task: a prediction, then its label where that is known."""
+    """All that an event says of the task: a prediction, then its label where that is known."""
 
     values: tuple[Value, ...]
     task: Task | None = None
@@ -26,12 +26,12 @@ class Evidence(NamedTuple):
 
     @classmethod
     def of(cls, event: Prediction | Label | PendingPrediction, *values: Value) -> Evidence:
-        """What an event says, or a prediction that waits, by the values that are known."""
+        """Return what an event says, or a prediction that waits, by the values that are known."""
         return cls(values, event.task, event.probability is not None)
 
     @property
     def is_of_classes(self) -> bool:
-        """Whether these look like classes: text, booleans, whole numbers, a probability.
+        """True where these look like classes: text, booleans, whole numbers, a probability.
 
         1 is a class and 1.0 is not: a program that writes numbers writes 0.0 among them.
         """
@@ -57,14 +57,14 @@ class TaskSpec(Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, seen: Evidence, config: ModelConfig) -> TaskSpec:
-        """The task as the config settles it, else as the event declares it, else as it looks."""
+        """Return the task as the config settles it, else the event declares it, else it looks."""
         declared = config.settled_task or seen.task
         task: Task = declared or ("classification" if seen.is_of_classes else "regression")
         kind: ValueKind = "number" if task == "regression" else _kind(seen.values[0])
         return cls(task, kind, declared is not None)
 
     def is_final(self, declared: Task | None, *, settled: bool) -> bool:
-        """Whether an event that is of a `declared` task cannot change this one any more.
+        """Return whether an event that is of a `declared` task cannot change this one any more.
 
         Args:
             declared: as the config settles it or the event declares it, None where neither does.
@@ -73,7 +73,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         return settled and (self.declared or declared is None)
 
     def revised(self, seen: Evidence, config: ModelConfig, *, settled: bool) -> TaskSpec:
-        """This task, or the one that there is better evidence for now.
+        """Return this task, or the one that there is better evidence for now.
 
         A declared task replaces one that only looked so. Until the version has an outcome
         (`settled`), values that do not fit replace what the earlier ones looked like: one stray
@@ -92,7 +92,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         return fresh
 
     def with_config(self, config: ModelConfig) -> TaskSpec:
-        """This task where the config leaves it open, else the config's."""
+        """Return this task where the config leaves it open, else the config's."""
         expected = TaskSpec.from_config(config)
         if expected is not None:
             return expected
@@ -102,7 +102,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> TaskSpec | None:
-        """What the config alone says, None where it leaves it to the predictions."""
+        """Return what the config alone says, None where it leaves it to the predictions."""
         if config.settled_task == "regression":
             return cls("regression", "number", declared=True)
         if config.classes:
@@ -110,7 +110,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         return None
 
     def check(self, name: str, value: Value, config: ModelConfig) -> None:
-        """Whether a prediction or label (`name` says which) is a value of this task.
+        """Check that a prediction or label (`name` says which) is a value of this task.
 
         Raises:
             EventError: it is not; the detail says what to send or to configure.
@@ -120,7 +120,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
             raise problem
 
     def mismatch(self, name: str, value: Value, config: ModelConfig) -> EventError | None:
-        """What `check` raises."""
+        """Return what `check` raises, None where the value fits."""
         if not self.takes(value):
             return EventError("task_mismatch", self._misfit(name, value))
         classes = config.classes
@@ -142,7 +142,7 @@ class TaskSpec(Struct, frozen=True, array_like=True):
         )
 
     def takes(self, value: Value) -> bool:
-        """Whether a value is one of this task, whatever its classes are."""
+        """Return whether a value is one of this task, whatever its classes are."""
         kind = type(value)
         if self.values == "text":
             return kind is str

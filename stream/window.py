@@ -1,4 +1,4 @@
-"""Where a model's outcomes are: for any past outcome index, times, offsets and mean loss since."""
+"""The places of a model's outcomes: for any past one, times, offsets and mean loss since."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import numpy as np
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.outcomes import OutcomeColumns
 
 _BLOCK = 32
 _BLOCKS_PER_SIZE = 8
@@ -49,21 +47,6 @@ class Block(Struct, array_like=True):
         return self.loss_sum / self.n if self.n else None
 
 
-class OutcomeColumns:
-    """What the window index keeps of outcomes, as arrays."""
-
-    def __init__(self, outcomes: Sequence[Outcome], losses: NDArray[np.float64]) -> None:
-        self.losses = losses
-        self.predicted_ms = np.array([o.predicted_ms for o in outcomes], dtype=np.int64)
-        self.timestamp_ms = np.array([o.timestamp_ms for o in outcomes], dtype=np.int64)
-        self.label = np.array([o.label_offset for o in outcomes], dtype=np.int64)
-        # -1 where the label carried the prediction.
-        self.prediction = np.array(
-            [-1 if o.prediction_offset is None else o.prediction_offset for o in outcomes],
-            dtype=np.int64,
-        )
-
-
 class WindowIndex:
     """An exponential histogram of outcomes: recent ones in blocks of 32, older ones coarser.
 
@@ -87,7 +70,7 @@ class WindowIndex:
             start = end
 
     def split(self, outcome_index: int) -> tuple[Block, Block]:
-        """Everything before the block that holds an outcome, and everything from it on."""
+        """Return all before the block that holds an outcome, and all from that block on."""
         before, since = Block(0), Block(0)
         n = 0
         for block in self._blocks:
@@ -108,12 +91,12 @@ class WindowIndex:
             del self._blocks[newer]
 
     def state(self) -> list[Block]:
-        """The blocks, oldest first."""
+        """Return the blocks, oldest first."""
         return self._blocks
 
 
 def running_sum(total: float, values: NDArray[np.float64]) -> float:
-    """`total` plus the values, added one by one: the same bits however the values are cut."""
+    """Return `total` plus the values, added one by one: the same bits however they are cut."""
     return float(np.cumsum(np.concatenate(([total], values)))[-1])
 
 

@@ -6,26 +6,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamgauge.consumers.connect import open_broker, read_config
+    from streamgauge.consumers.config import load_config, read_config
+    from streamgauge.consumers.connect import open_broker
     from streamgauge.detectors import ADWIN, MixtureESR, PageHinkley, make_detector
-    from streamgauge.stream.config import load_config
     from streamgauge.stream.contracts import RetrainRequest
-    from streamgauge.stream.join import Outcome
     from streamgauge.stream.monitor import AlarmFinding, Monitor, RetrainDecision
+    from streamgauge.stream.outcomes import Outcome
 
 _MODULES = {
     "ADWIN": "detectors",
     "AlarmFinding": "stream.monitor",
     "MixtureESR": "detectors",
     "Monitor": "stream.monitor",
-    "Outcome": "stream.join",
+    "Outcome": "stream.outcomes",
     "PageHinkley": "detectors",
     "RetrainDecision": "stream.monitor",
     "RetrainRequest": "stream.contracts",
-    "load_config": "stream.config",
+    "load_config": "consumers.config",
     "make_detector": "detectors",
     "open_broker": "consumers.connect",
-    "read_config": "consumers.connect",
+    "read_config": "consumers.config",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from streamgauge.consumers.cli.main import cli
-from streamgauge.consumers.connect import read_config
+from streamgauge.consumers.config import read_config
 from streamgauge.stream.check import check_components
 
 ROOT = Path(__file__).parents[1]
@@ -106,7 +106,7 @@ def test_the_image_starts_with_compiled_detectors():
 
 
 def test_kafka_is_the_version_that_is_tested():
-    from tests.kafka import jars  # noqa: PLC0415 - beside the one thing that is asked of it
+    from tests.support.kafka import jars  # noqa: PLC0415 - beside the one thing that is asked of it
 
     assert SERVICES["kafka"]["image"].removeprefix("apache/kafka:") in Path(
         jars.__file__

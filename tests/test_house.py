@@ -117,3 +117,19 @@ def test_a_start_from_the_current_folder_is_found():
     source = '[sys.executable, "-X", "dev",\n  "-m",\n  "streamgauge.consumers.cli"]'
     assert starts(source) == [False]
     assert starts(source.replace('"-m"', '"-P",\n "-m"')) == [True]
+
+
+def _docstrings(module):
+    for node in ast.walk(module):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            text = ast.get_docstring(node)
+            if text is not None:
+                yield getattr(node, "name", "the module"), text
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_docstrings_open_with_a_verb_or_a_noun(file):
+    """The imperative of functions is ruff's business (D401)."""
+    questions = ("What", "Whether", "How", "Where", "Which", "Who", "When", "Why")
+    asking = [name for name, text in _docstrings(tree(file)) if text.split()[0] in questions]
+    assert asking == []

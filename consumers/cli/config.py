@@ -11,7 +11,7 @@ import click
 from streamgauge.consumers.cli.options import config_options
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 
 @click.group()
@@ -23,7 +23,7 @@ def config() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def config_check(file: Path) -> None:
     """Say whether FILE is a valid configuration, or what is wrong with it, field by field."""
-    from streamgauge.consumers.connect import read_config
+    from streamgauge.consumers.config import read_config
     from streamgauge.stream.check import check_components
     from streamgauge.stream.config import ConfigError
 
@@ -39,7 +39,7 @@ def config_check(file: Path) -> None:
 @config.command("schema")
 def config_schema() -> None:
     """Print the JSON Schema of the configuration."""
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
     click.echo(json.dumps(Config.model_json_schema(), indent=2))
 

@@ -24,7 +24,7 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_config(
         config_path: Path | None, data_dir: Path | None, kafka: str | None, **options: Any
     ) -> Any:
-        from streamgauge.consumers.connect import read_config
+        from streamgauge.consumers.config import read_config
 
         config = read_config(config_path, data_dir, kafka)
         return command(config, **options)

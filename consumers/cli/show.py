@@ -12,7 +12,7 @@ from streamgauge.consumers.cli.options import UsageError, config_options
 from streamgauge.consumers.cli.output import print_tables
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 
 @click.command()
@@ -52,7 +52,7 @@ def tail(config: Config, **options: Any) -> None:
 
 @click.group()
 def metrics() -> None:
-    """The metrics that MLflow holds."""
+    """Show the metrics that MLflow holds."""
 
 
 @metrics.command("list")

@@ -11,12 +11,12 @@ from streamgauge.consumers.cli.options import config_options
 from streamgauge.consumers.cli.output import print_tables
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 
 @click.group()
 def topics() -> None:
-    """The broker's topics."""
+    """Make, check and list the broker's topics."""
 
 
 @topics.command("create")

@@ -12,7 +12,7 @@ from streamgauge.consumers.cli.options import UsageError, config_options
 from streamgauge.consumers.traffic.csv_rows import DELIMITERS
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 # What the command line calls an option otherwise than the module does.
 _REPLAY_OPTIONS = {
@@ -36,7 +36,7 @@ _REPLAY_OPTIONS = {
 @click.option("--seed", default=1, show_default=True, help="Of the synthetic stream.")
 @click.option("--progress/--no-progress", default=True, help="Show it live, or only the result.")
 def demo(directory: Path, seed: int, progress: bool) -> None:
-    """A synthetic stream with three known changes, watched from end to end."""
+    """Watch a synthetic stream with three known changes from end to end."""
     from streamgauge.consumers.demo import run_demo
 
     run_demo(directory, seed=seed, progress=progress)

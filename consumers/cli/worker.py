@@ -14,7 +14,7 @@ import click
 from streamgauge.consumers.cli.options import UsageError, config_options
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 
 class _NotComparableError(click.ClickException):
@@ -40,7 +40,7 @@ class _NotComparableError(click.ClickException):
 def run(
     config: Config, until_idle: bool, sink: bool, summary: Path | None, alive: Path | None
 ) -> None:
-    """The worker: watch the events, find drift, ask for retrains; and log to MLflow."""
+    """Work: watch the events, find drift, ask for retrains; and log to MLflow."""
     from streamgauge.consumers.connect import warn_of_local_metrics
     from streamgauge.consumers.run import run as work
     from streamgauge.consumers.summary import describe
@@ -62,7 +62,7 @@ def run(
 @click.option("--until-eof", is_flag=True, help="Drain and stop when standard input ends.")
 @config_options
 def sink(config: Config, until_eof: bool) -> None:
-    """The MLflow sink alone; `run` starts one by itself."""
+    """Run the MLflow sink alone; `run` starts one by itself."""
     from streamgauge.consumers.connect import warn_of_local_metrics
     from streamgauge.consumers.mlflow.service import main_child, main_service
 

@@ -12,25 +12,30 @@ from typing import TYPE_CHECKING, Self
 
 from streamgauge.consumers.broker import (
     Batch,
-    Checkpoint,
     FencedError,
     PartitionsTakenError,
     Rebalance,
     RestoredPartition,
 )
+from streamgauge.consumers.clock import wall_clock_ms
+from streamgauge.consumers.embedded.checkpoints import (
+    Ownership,
+    epochs,
+    raise_epoch,
+    read_checkpoint,
+    read_chunks,
+    write_commit,
+)
 from streamgauge.consumers.embedded.database import (
     StoredRecord,
     append,
-    bounds,
     encode_headers,
-    logs_of,
     read_records,
     wait_for,
-    wall_clock_ms,
 )
 from streamgauge.consumers.embedded.locks import FileLock
 from streamgauge.consumers.embedded.retention import trim
-from streamgauge.stream.align import mergeable_prefix
+from streamgauge.consumers.input_buffer import InputBuffer, cut_batch
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,9 +43,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamgauge.consumers.broker import Commit
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.embedded.database import Database, Log
-    from streamgauge.stream.config import Config
-    from streamgauge.stream.records import Output, Record
+    from streamgauge.stream.records import Output, TopicRole
 
 _REBALANCE_EVERY_S = 1.0
 _RETENTION_EVERY_S = 60.0
@@ -48,60 +53,47 @@ _RETENTION_EVERY_S = 60.0
 _Ends = dict[int, int]  # by a log's id, the offset after its newest record
 
 
-class _Input:
-    """Where one input of one partition is read, a few records ahead of what was polled."""
+class _EmbeddedInput:
+    """One input of one partition, read a few records ahead of what was polled."""
 
     def __init__(self, log: Log, next_offset: int) -> None:
         self.log = log
-        self.ahead: list[Record] = []
+        self.buffer = InputBuffer()
         self._next_offset = next_offset
 
-    def unread(self, ends: _Ends) -> bool:
-        return bool(self.ahead) or self.more(ends)
+    def lag(self, ends: _Ends) -> int:
+        """Count the records that have not been polled."""
+        return len(self.buffer.records) + ends[self.log.id] - self._next_offset
 
-    def more(self, ends: _Ends) -> bool:
-        """Whether there is more than what was read ahead."""
+    def has_more(self, ends: _Ends) -> bool:
+        """Return whether there is more than what was read ahead."""
         return self._next_offset < ends[self.log.id]
 
     def read_ahead(self, connection: sqlite3.Connection, ends: _Ends, n_records: int) -> None:
         """Have `n_records` records at hand, or all there are."""
-        end = min(ends[self.log.id], self._next_offset + n_records - len(self.ahead))
+        end = min(ends[self.log.id], self._next_offset + n_records - len(self.buffer.records))
         if end > self._next_offset:
-            self.ahead += read_records(connection, self.log, self._next_offset, end)
+            self.buffer.put(read_records(connection, self.log, self._next_offset, end))
             self._next_offset = end
-
-    def take(self, n_records: int) -> list[Record]:
-        taken, self.ahead = self.ahead[:n_records], self.ahead[n_records:]
-        return taken
 
 
 class _EmbeddedPartition:
     """One owned partition."""
 
-    def __init__(
-        self, lock: FileLock, task_id: int, epoch: int, predictions: _Input, labels: _Input
-    ) -> None:
+    def __init__(self, lock: FileLock, own: Ownership, inputs: Sequence[_EmbeddedInput]) -> None:
         self.lock = lock
-        self.id = task_id
-        self.epoch = epoch
-        self.predictions = predictions
-        self.labels = labels
+        self.own = own
+        self.inputs = inputs
 
-    def unread(self, ends: _Ends) -> bool:
-        return self.predictions.unread(ends) or self.labels.unread(ends)
+    def lag(self, ends: _Ends) -> int:
+        return sum(i.lag(ends) for i in self.inputs)
 
-    def take_batch(self, ends: _Ends, batch_max: int) -> Batch:
-        n_predictions, n_labels = mergeable_prefix(
-            self.predictions.ahead,
-            self.labels.ahead,
-            more_predictions=self.predictions.more(ends),
-            more_labels=self.labels.more(ends),
-            max_records=batch_max,
-        )
-        return Batch(
-            partition=self.predictions.log.partition,
-            predictions=self.predictions.take(n_predictions),
-            labels=self.labels.take(n_labels),
+    def take_batch(self, partition: int, ends: _Ends, batch_max: int) -> Batch:
+        return cut_batch(
+            partition,
+            [i.buffer for i in self.inputs],
+            [i.has_more(ends) for i in self.inputs],
+            batch_max,
         )
 
 
@@ -110,17 +102,23 @@ class EmbeddedAssignment:
 
     The first worker takes every partition; another one waits until some are free. A partition
     whose commit was fenced is given up, and may be won again by the next `rebalance`: it is then
-    both in `lost` and in `taken_over`.
+    both in `lost` and in `restored`.
     """
 
     def __init__(
-        self, database: Database, logs: Mapping[str, Sequence[Log]], config: Config, locks: Path
+        self,
+        database: Database,
+        logs: Mapping[str, Sequence[Log]],
+        config: Config,
+        inputs: Sequence[TopicRole],
+        locks: Path,
     ) -> None:
         self._database = database
         self._logs = logs
         self._config = config
+        self._topics = [config.topics.name_of(role) for role in inputs]
         self._locks = locks
-        self._tasks: dict[int, _EmbeddedPartition] = {}
+        self._partitions: dict[int, _EmbeddedPartition] = {}
         self._lost: set[int] = set()
         self._next_rebalance_s = 0.0
         self._next_retention_s = time.monotonic() + _RETENTION_EVERY_S
@@ -135,50 +133,53 @@ class EmbeddedAssignment:
                 the processes that have them.
             BrokerTimeoutError: the database was busy; what this call had won is free again.
         """
-        taken_over: dict[int, RestoredPartition] = {}
-        if time.monotonic() >= self._next_rebalance_s or not self._tasks:
+        restored: dict[int, RestoredPartition] = {}
+        if time.monotonic() >= self._next_rebalance_s or not self._partitions:
             self._drop_fenced()
-            holders = self._take_free(taken_over)
+            holders = self._take_free(restored)
             self._next_rebalance_s = time.monotonic() + _REBALANCE_EVERY_S
-            if not self._tasks and not self._lost:
+            if not self._partitions and not self._lost:
                 raise PartitionsTakenError(
                     f"every partition of app {self._config.app!r} in "
                     f"{self._config.broker.data_dir} is owned by another worker "
                     f"(process {', '.join(sorted(holders))}); stop it first"
                 )
         lost, self._lost = tuple(sorted(self._lost)), set()
-        return Rebalance(taken_over, lost)
+        return Rebalance(restored, lost)
 
     def poll(self, timeout_s: float) -> list[Batch]:
-        """The next batch of each owned partition that has unread input, and no others."""
+        """Return the next batch of each owned partition that has unread input, and no others."""
         return wait_for(self._read, timeout_s)
 
     def idle(self) -> bool:
-        """Whether every owned partition has been polled to the end of both of its inputs."""
+        """Return whether every owned partition has been polled to the end of all of its inputs."""
+        return not any(self.lag().values())
+
+    def lag(self) -> dict[int, int]:
+        """Return how many records of each owned partition have not been polled."""
         with self._database.reading() as connection:
             ends = self._ends(connection)
-        return not any(task.unread(ends) for task in self._tasks.values())
+        return {partition: owned.lag(ends) for partition, owned in self._partitions.items()}
 
     def commit(self, partition: int, commit: Commit) -> None:
-        """Write the outputs, the changed state, the position and the journal entry, or nothing.
+        """Write the outputs, the changed state, the checkpoint and the journal entry, or nothing.
 
         Records past retention are deleted along with it, at most once a minute.
 
         Raises:
-            FencedError: another worker owns the partition now, or the position does not follow
-                the last one; this worker has given the partition up.
+            FencedError: another worker owns the partition now, or the commit does not follow the
+                last one; this worker has given the partition up.
             BrokerTimeoutError: not written in time; the same commit may be tried again.
-            UnknownTopicError: an output is for a topic that is not in the config.
         """
         rows = [self._row(partition, output) for output in commit.outputs]
         now_ms, now_s = wall_clock_ms(), time.monotonic()
         try:
-            task = self._owned(partition)
+            own = self._owned(partition).own
             with self._database.writing() as connection:
-                previous = _checked_position(connection, task, commit.position, partition)
+                _check_epoch(connection, own, partition)
+                commit.check_follows(partition, read_checkpoint(connection, own.id))
                 append(connection, rows, now_ms)
-                _put_chunks(connection, task.id, commit.chunks)
-                _put_position(connection, task.id, previous, commit.position)
+                write_commit(connection, own.id, partition, commit)
                 if now_s >= self._next_retention_s:
                     trim(connection, self._logs, self._config, now_ms)
         except FencedError:
@@ -194,9 +195,9 @@ class EmbeddedAssignment:
 
     def close(self) -> None:
         """Free the partitions."""
-        for task in self._tasks.values():
-            task.lock.release()
-        self._tasks.clear()
+        for owned in self._partitions.values():
+            owned.lock.release()
+        self._partitions.clear()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -207,175 +208,83 @@ class EmbeddedAssignment:
 
     def _drop_fenced(self) -> None:
         with self._database.reading() as connection:
-            epochs = dict(connection.execute("SELECT id, epoch FROM tasks"))
-        for partition, task in list(self._tasks.items()):
-            if epochs[task.id] != task.epoch:
+            current = epochs(connection)
+        for partition, owned in list(self._partitions.items()):
+            if current[owned.own.id] != owned.own.epoch:
                 self._give_up(partition)
 
     def _give_up(self, partition: int) -> None:
-        task = self._tasks.pop(partition, None)
-        if task is not None:
-            task.lock.release()
+        owned = self._partitions.pop(partition, None)
+        if owned is not None:
+            owned.lock.release()
             self._lost.add(partition)
 
-    def _take_free(self, taken_over: dict[int, RestoredPartition]) -> set[str]:
-        """Take what can be had, adding it to `taken_over`; return who holds the rest."""
+    def _take_free(self, restored: dict[int, RestoredPartition]) -> set[str]:
+        """Take what can be had, adding it to `restored`; return who holds the rest."""
         holders: set[str] = set()
         try:
             for partition in range(self._config.broker.partitions):
-                if partition in self._tasks:
+                if partition in self._partitions:
                     continue
                 lock = FileLock(self._locks / f"{self._config.app}-{partition}.lock")
                 if lock.acquire():
-                    taken_over[partition] = self._take_over(partition, lock)
+                    restored[partition] = self._take_over(partition, lock)
                 else:
                     holders.add(lock.holder)
         except BaseException:
-            for partition in taken_over:
-                self._tasks.pop(partition).lock.release()
+            for partition in restored:
+                self._partitions.pop(partition).lock.release()
             raise
         return holders
 
     def _take_over(self, partition: int, lock: FileLock) -> RestoredPartition:
-        topics = self._config.topics
-        predictions = self._logs[topics.predictions][partition]
-        labels = self._logs[topics.labels][partition]
+        logs = [self._logs[topic][partition] for topic in self._topics]
         try:
-            task_id, epoch = self._raise_epoch(predictions, labels)
+            with self._database.writing() as connection:
+                own = raise_epoch(connection, self._config.app, partition, logs)
             # Only now: what an earlier owner still commits is refused from here on.
             with self._database.reading() as connection:
-                position = _position(connection, task_id)
-                chunks = dict(
-                    connection.execute("SELECT name, value FROM chunks WHERE task = ?", (task_id,))
-                )
+                checkpoint = read_checkpoint(connection, own.id)
+                chunks = read_chunks(connection, own.id)
         except BaseException:
             lock.release()
             raise
-        self._tasks[partition] = _EmbeddedPartition(
-            lock,
-            task_id,
-            epoch,
-            _Input(predictions, position.prediction_offset),
-            _Input(labels, position.label_offset),
-        )
-        return RestoredPartition(position, chunks)
-
-    def _raise_epoch(self, predictions: Log, labels: Log) -> tuple[int, int]:
-        """The partition's task and its new epoch; a new task starts at the oldest records."""
-        key = (self._config.app, predictions.partition)
-        with self._database.writing() as connection:
-            starts = (bounds(connection, predictions)[0], bounds(connection, labels)[0])
-            connection.execute(
-                "INSERT INTO tasks (app, partition, epoch, prediction_offset, label_offset) "
-                "VALUES (?, ?, 1, ?, ?) "
-                "ON CONFLICT (app, partition) DO UPDATE SET epoch = epoch + 1",
-                key + starts,
-            )
-            task_id, epoch = connection.execute(
-                "SELECT id, epoch FROM tasks WHERE app = ? AND partition = ?", key
-            ).fetchone()
-        return task_id, epoch
+        inputs = list(map(_EmbeddedInput, logs, checkpoint.offsets))
+        self._partitions[partition] = _EmbeddedPartition(lock, own, inputs)
+        return RestoredPartition(checkpoint, chunks)
 
     def _read(self) -> list[Batch]:
         batch_max = self._config.worker.batch_max
         with self._database.reading() as connection:
             ends = self._ends(connection)
-            tasks = [task for task in self._tasks.values() if task.unread(ends)]
-            for task in tasks:
-                task.predictions.read_ahead(connection, ends, batch_max)
-                task.labels.read_ahead(connection, ends, batch_max)
+            unread = {p: owned for p, owned in self._partitions.items() if owned.lag(ends)}
+            for owned in unread.values():
+                for i in owned.inputs:
+                    i.read_ahead(connection, ends, batch_max)
         # Only now: had a read failed, nothing would have been polled.
-        return [task.take_batch(ends, batch_max) for task in tasks]
+        return [owned.take_batch(p, ends, batch_max) for p, owned in unread.items()]
 
     def _ends(self, connection: sqlite3.Connection) -> _Ends:
-        topics = self._config.topics
-        return dict(
-            connection.execute(
-                "SELECT id, next_offset FROM logs WHERE topic IN (?, ?)",
-                (topics.predictions, topics.labels),
-            )
-        )
+        marks = ", ".join("?" * len(self._topics))
+        query = f"SELECT id, next_offset FROM logs WHERE topic IN ({marks})"  # noqa: S608 - marks
+        return dict(connection.execute(query, self._topics))
 
     def _owned(self, partition: int) -> _EmbeddedPartition:
-        task = self._tasks.get(partition)
-        if task is None:
+        owned = self._partitions.get(partition)
+        if owned is None:
             raise FencedError(f"partition {partition} is not owned by this worker")
-        return task
+        return owned
 
     def _row(self, partition: int, output: Output) -> StoredRecord:
-        topic, key, value, headers, timestamp_ms = output
-        log = logs_of(self._logs, topic)[partition]
+        role, key, value, headers, timestamp_ms = output
+        log = self._logs[self._config.topics.name_of(role)][partition]
         return StoredRecord(log, timestamp_ms, key, value, encode_headers(headers))
 
 
-def _position(connection: sqlite3.Connection, task_id: int) -> Checkpoint:
-    return Checkpoint(
-        *connection.execute(
-            "SELECT sequence, prediction_offset, label_offset, state_digest, config_digest "
-            "FROM tasks WHERE id = ?",
-            (task_id,),
-        ).fetchone()
-    )
-
-
-def _checked_position(
-    connection: sqlite3.Connection, task: _EmbeddedPartition, position: Checkpoint, partition: int
-) -> Checkpoint:
-    """The committed position, when `task` still owns the partition and `position` comes next."""
-    (epoch,) = connection.execute("SELECT epoch FROM tasks WHERE id = ?", (task.id,)).fetchone()
-    if epoch != task.epoch:
+def _check_epoch(connection: sqlite3.Connection, own: Ownership, partition: int) -> None:
+    epoch = epochs(connection)[own.id]
+    if epoch != own.epoch:
         raise FencedError(
             f"partition {partition} was taken over by another worker (epoch {epoch}, this worker "
-            f"had {task.epoch}); nothing was written"
+            f"had {own.epoch}); nothing was written"
         )
-    previous = _position(connection, task.id)
-    if position.sequence != previous.sequence + 1:
-        raise FencedError(
-            f"partition {partition} stands at commit {previous.sequence}, and commit "
-            f"{position.sequence} does not follow it; nothing was written"
-        )
-    return previous
-
-
-def _put_chunks(
-    connection: sqlite3.Connection, task_id: int, chunks: Mapping[str, bytes | None]
-) -> None:
-    connection.executemany(
-        "DELETE FROM chunks WHERE task = ? AND name = ?",
-        [(task_id, name) for name, value in chunks.items() if value is None],
-    )
-    connection.executemany(
-        "INSERT INTO chunks VALUES (?, ?, ?) "
-        "ON CONFLICT (task, name) DO UPDATE SET value = excluded.value",
-        [(task_id, name, value) for name, value in chunks.items() if value is not None],
-    )
-
-
-def _put_position(
-    connection: sqlite3.Connection, task_id: int, previous: Checkpoint, position: Checkpoint
-) -> None:
-    connection.execute(
-        "UPDATE tasks SET sequence = ?, prediction_offset = ?, label_offset = ?, "
-        "state_digest = ?, config_digest = ? WHERE id = ?",
-        (
-            position.sequence,
-            position.prediction_offset,
-            position.label_offset,
-            position.state_digest,
-            position.config_digest,
-            task_id,
-        ),
-    )
-    connection.execute(
-        "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            task_id,
-            position.sequence,
-            previous.prediction_offset,
-            position.prediction_offset,
-            previous.label_offset,
-            position.label_offset,
-            position.state_digest,
-            position.config_digest,
-        ),
-    )

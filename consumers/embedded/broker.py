@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from streamgauge.consumers.broker import BrokerError, JournalEntry, NotRetainedError, TopicInfo
 from streamgauge.consumers.embedded.assignment import EmbeddedAssignment
+from streamgauge.consumers.embedded.checkpoints import read_journal
 from streamgauge.consumers.embedded.clients import EmbeddedProducer, EmbeddedReader
 from streamgauge.consumers.embedded.database import (
     DATABASE_NAME,
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.embedded.database import Log
-    from streamgauge.stream.config import Config
-    from streamgauge.stream.records import Record
+    from streamgauge.stream.records import Record, TopicRole
 
 _JOURNAL_PAGE = 1000
 
@@ -94,29 +95,25 @@ class EmbeddedBroker:
                 lock.release()
             raise
 
-    def join_group(self) -> EmbeddedAssignment:
-        """Join the worker group `config.app`."""
-        return EmbeddedAssignment(self._connect(), self._logs, self._config, self._locks)
+    def join_group(self, inputs: Sequence[TopicRole]) -> EmbeddedAssignment:
+        """Join the worker group `config.app`, which shares the partitions of these topics."""
+        return EmbeddedAssignment(self._connect(), self._logs, self._config, inputs, self._locks)
 
     def journal(self, partition: int) -> Iterator[JournalEntry]:
         """Every committed batch of a partition whose input is retained, in order."""
         sequence = 0
         while True:
             with self._database.reading() as connection:
-                rows = connection.execute(
-                    "SELECT partition, journal.sequence, prediction_from, prediction_to, "
-                    "label_from, label_to, journal.state_digest, journal.config_digest "
-                    "FROM journal JOIN tasks ON tasks.id = task WHERE app = ? AND partition = ? "
-                    "AND journal.sequence > ? ORDER BY journal.sequence LIMIT ?",
-                    (self._config.app, partition, sequence, _JOURNAL_PAGE),
-                ).fetchall()
-            if not rows:
+                entries = read_journal(
+                    connection, self._config.app, partition, sequence, _JOURNAL_PAGE
+                )
+            if not entries:
                 return
-            yield from map(JournalEntry._make, rows)
-            sequence = rows[-1][1]
+            yield from entries
+            sequence = entries[-1].sequence
 
     def fetch(self, topic: str, partition: int, start_offset: int, end_offset: int) -> list[Record]:
-        """The records with start_offset <= offset < end_offset.
+        """Return the records with start_offset <= offset < end_offset.
 
         Raises:
             UnknownTopicError: there is no such topic.
@@ -144,7 +141,7 @@ class EmbeddedBroker:
             return read_records(connection, logs[partition], start_offset, end_offset)
 
     def is_reachable(self, _timeout_s: float, /) -> bool:
-        """Whether it can be read from; a file always can."""
+        """Return True: a file can always be read from."""
         return True
 
     def apply_retention(self, now_ms: int) -> None:

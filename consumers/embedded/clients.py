@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Self
 
+from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.embedded.database import (
     StoredRecord,
     append,
@@ -13,7 +14,6 @@ from streamgauge.consumers.embedded.database import (
     logs_of,
     read_records,
     wait_for,
-    wall_clock_ms,
 )
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class EmbeddedReader:
                 self._offsets[log] = places.get(log.id, oldest if from_start else end)
 
     def poll(self, timeout_s: float, max_records: int = 1000) -> list[Record]:
-        """Up to `max_records` unread records, in offset order within a partition."""
+        """Return up to `max_records` unread records, in offset order within a partition."""
         return wait_for(lambda: self._read(max_records), timeout_s)
 
     def commit(self) -> None:
@@ -168,7 +168,7 @@ class EmbeddedReader:
 
 
 def _shared(unread: Mapping[Log, tuple[int, int]], n_max: int) -> dict[Log, tuple[int, int]]:
-    """What to read of each log, `n_max` records in all: a backlog of one keeps no other waiting."""
+    """Share `n_max` records among the logs: a backlog of one keeps no other waiting."""
     served = list(unread.items())[:n_max]
     served.sort(key=lambda item: item[1][1] - item[1][0])
     ranges = {}

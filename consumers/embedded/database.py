@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 DATABASE_NAME = "broker.db"
 _WAIT_S = 0.02
 
@@ -52,32 +52,35 @@ _SCHEMA = (
         log INTEGER NOT NULL,
         next_offset INTEGER NOT NULL,
         PRIMARY KEY (group_name, log)) WITHOUT ROWID""",
-    """CREATE TABLE tasks (
+    """CREATE TABLE checkpoints (
         id INTEGER PRIMARY KEY,
         app TEXT NOT NULL,
         partition INTEGER NOT NULL,
         epoch INTEGER NOT NULL,
         sequence INTEGER NOT NULL DEFAULT 0,
-        prediction_offset INTEGER NOT NULL DEFAULT 0,
-        label_offset INTEGER NOT NULL DEFAULT 0,
         state_digest TEXT NOT NULL DEFAULT '',
         config_digest TEXT NOT NULL DEFAULT '',
         UNIQUE (app, partition))""",
+    """CREATE TABLE input_offsets (
+        checkpoint INTEGER NOT NULL,
+        input INTEGER NOT NULL,
+        log INTEGER NOT NULL,
+        next_offset INTEGER NOT NULL,
+        PRIMARY KEY (checkpoint, input)) WITHOUT ROWID""",
     """CREATE TABLE chunks (
-        task INTEGER NOT NULL,
+        checkpoint INTEGER NOT NULL,
         name TEXT NOT NULL,
         value BLOB NOT NULL,
-        PRIMARY KEY (task, name))""",
+        PRIMARY KEY (checkpoint, name))""",
     """CREATE TABLE journal (
-        task INTEGER NOT NULL,
+        checkpoint INTEGER NOT NULL,
         sequence INTEGER NOT NULL,
-        prediction_from INTEGER NOT NULL,
-        prediction_to INTEGER NOT NULL,
-        label_from INTEGER NOT NULL,
-        label_to INTEGER NOT NULL,
+        offsets_from TEXT NOT NULL,
+        offsets_to TEXT NOT NULL,
+        deadline_ms INTEGER,
         state_digest TEXT NOT NULL,
         config_digest TEXT NOT NULL,
-        PRIMARY KEY (task, sequence)) WITHOUT ROWID""",
+        PRIMARY KEY (checkpoint, sequence)) WITHOUT ROWID""",
 )
 
 
@@ -136,13 +139,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that sees one state of the log; writers neither stop it nor wait for it."""
+        """Open a transaction that sees one state of the log; writers neither stop it nor wait."""
         with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that writes all or, after any exception, nothing.
+        """Open a transaction that writes all or, after any exception, nothing.
 
         Raises:
             BrokerTimeoutError: other processes were writing for the whole time-out.
@@ -219,14 +222,14 @@ def _is_busy(error: sqlite3.DatabaseError) -> bool:
 
 
 def open_logs(database: Database, config: Config) -> dict[str, list[Log]]:
-    """The logs of every topic, by partition; tables and topics that are missing are made.
+    """Return the logs of every topic, by partition; tables and topics that are missing are made.
 
     Raises:
-        BrokerError: the file is of a newer format, of another program, or has another number of
+        BrokerError: the file is of another format, of another program, or has another number of
             partitions than the config; it is as it was.
     """
     folder, n_partitions = config.broker.data_dir, config.broker.partitions
-    wanted: list[str] = list(config.topics.model_dump().values())
+    wanted = list(config.topics.names().values())
     with database.reading() as connection:
         logs = _load_logs(connection, folder, n_partitions)
     if all(topic in logs for topic in wanted):
@@ -263,10 +266,13 @@ def _load_logs(
             "set broker.data_dir to a new folder"
         )
     meta = dict(connection.execute("SELECT name, value FROM meta"))
-    if meta["format"] > FORMAT:
+    if meta["format"] != FORMAT:
+        newer = meta["format"] > FORMAT
         raise BrokerError(
-            f"{folder} was written by a newer streamgauge (format {meta['format']}, this one reads "
-            f"{FORMAT}); upgrade streamgauge, or set broker.data_dir to a new folder"
+            f"{folder} was written by {'a newer' if newer else 'an older'} streamgauge (format "
+            f"{meta['format']}, this one reads {FORMAT}); "
+            f"{'upgrade streamgauge' if newer else 'run the version that wrote it'}, or set "
+            "broker.data_dir to a new folder"
         )
     if meta["partitions"] != n_partitions:
         raise BrokerError(
@@ -281,7 +287,7 @@ def _load_logs(
 
 
 def logs_of(logs: Mapping[str, Sequence[Log]], topic: str) -> Sequence[Log]:
-    """The logs of a topic, by partition.
+    """Return the logs of a topic, by partition.
 
     Raises:
         UnknownTopicError: there is no such topic.
@@ -317,7 +323,7 @@ def append(connection: sqlite3.Connection, rows: Sequence[StoredRecord], now_ms:
 
 
 def bounds(connection: sqlite3.Connection, log: Log) -> tuple[int, int]:
-    """The offset of the oldest retained record of a log, and the offset after the newest."""
+    """Return the offset of the oldest retained record of a log, and the offset after the newest."""
     oldest, end = connection.execute(
         "SELECT oldest_offset, next_offset FROM logs WHERE id = ?", (log.id,)
     ).fetchone()
@@ -325,7 +331,7 @@ def bounds(connection: sqlite3.Connection, log: Log) -> tuple[int, int]:
 
 
 def size_of(connection: sqlite3.Connection, log: Log) -> int:
-    """The bytes of keys, values and headers that a log retains."""
+    """Return the bytes of keys, values and headers that a log retains."""
     (n_bytes,) = connection.execute("SELECT n_bytes FROM logs WHERE id = ?", (log.id,)).fetchone()
     return int(n_bytes)
 
@@ -333,7 +339,7 @@ def size_of(connection: sqlite3.Connection, log: Log) -> int:
 def read_records(
     connection: sqlite3.Connection, log: Log, start_offset: int, end_offset: int
 ) -> list[Record]:
-    """The records of a log with start_offset <= offset < end_offset that there are."""
+    """Return the records of a log with start_offset <= offset < end_offset that there are."""
     topic, partition, first_id = log.topic, log.partition, log.first_id
     rows = connection.execute(
         "SELECT id - ?, timestamp_ms, key, value, headers FROM records "
@@ -363,7 +369,7 @@ def encode_headers(headers: Headers) -> bytes | None:
 
 
 def wait_for(read: Callable[[], list[T]], timeout_s: float) -> list[T]:
-    """What `read` finds, asked again and again for up to `timeout_s` while it finds nothing."""
+    """Return what `read` finds, asking again for up to `timeout_s` while it finds nothing."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = read()
@@ -371,8 +377,3 @@ def wait_for(read: Callable[[], list[T]], timeout_s: float) -> list[T]:
         if found or remaining_s <= 0:
             return found
         time.sleep(min(_WAIT_S, remaining_s))
-
-
-def wall_clock_ms() -> int:
-    """Now, in epoch milliseconds."""
-    return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""Which records the embedded broker drops: old ones and too many, never unprocessed input."""
+"""Retention on the embedded broker: old records go, and too many, but never unprocessed input."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import heapq
 from typing import TYPE_CHECKING
 
 from streamgauge.consumers.embedded.database import bounds, size_of
+from streamgauge.stream.records import MONITOR_INPUTS
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Mapping, Sequence
 
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.embedded.database import Log
-    from streamgauge.stream.config import Config
 
 _SIZE = "ifnull(length(key), 0) + ifnull(length(value), 0) + ifnull(length(headers), 0)"
 
@@ -30,24 +31,24 @@ def trim(
     used again.
     """
     retention = config.broker.retention
-    for topic in config.topics.model_dump().values():
+    for topic in config.topics.names().values():
         removable = {log: _removable_to(connection, log, config) for log in logs[topic]}
         for log, end in removable.items():
             _remove(connection, log, _first_younger(connection, log, end, now_ms - retention.age))
         for log, end in _past_size(connection, removable, retention.size_mb * 1_000_000).items():
             _remove(connection, log, end)
-    _forget_journal(connection, logs, config)
+    _forget_journal(connection, config)
 
 
 def _removable_to(connection: sqlite3.Connection, log: Log, config: Config) -> int:
-    if log.topic == config.topics.predictions:
-        query = "SELECT min(prediction_offset) FROM tasks WHERE partition = ?"
-    elif log.topic == config.topics.labels:
-        query = "SELECT min(label_offset) FROM tasks WHERE partition = ?"
-    else:
-        return bounds(connection, log)[1]
-    (committed,) = connection.execute(query, (log.partition,)).fetchone()
-    return committed or 0
+    """Return the offset up to which a log's records are nobody's unprocessed input."""
+    query = "SELECT min(next_offset) FROM input_offsets WHERE log = ?"
+    (committed,) = connection.execute(query, (log.id,)).fetchone()
+    if committed is not None:
+        return int(committed)
+    # Serving code writes to these from before the first worker reads them.
+    inputs = [config.topics.name_of(role) for role in MONITOR_INPUTS]
+    return 0 if log.topic in inputs else bounds(connection, log)[1]
 
 
 def _first_younger(connection: sqlite3.Connection, log: Log, end: int, than_ms: int) -> int:
@@ -101,19 +102,15 @@ def _remove(connection: sqlite3.Connection, log: Log, end: int) -> None:
     )
 
 
-def _forget_journal(
-    connection: sqlite3.Connection, logs: Mapping[str, Sequence[Log]], config: Config
-) -> None:
-    inputs = zip(logs[config.topics.predictions], logs[config.topics.labels], strict=True)
-    for predictions, labels in inputs:
-        # Offsets only grow from entry to entry, so what stays is the newest, without a gap.
-        connection.execute(
-            "DELETE FROM journal WHERE (prediction_from < ? OR label_from < ?) "
-            "AND task = (SELECT id FROM tasks WHERE app = ? AND partition = ?)",
-            (
-                bounds(connection, predictions)[0],
-                bounds(connection, labels)[0],
-                config.app,
-                predictions.partition,
-            ),
-        )
+def _forget_journal(connection: sqlite3.Connection, config: Config) -> None:
+    inputs = connection.execute(
+        "SELECT checkpoint, input, oldest_offset FROM input_offsets "
+        "JOIN checkpoints ON checkpoints.id = checkpoint JOIN logs ON logs.id = log WHERE app = ?",
+        (config.app,),
+    ).fetchall()
+    # Offsets only grow from entry to entry, so what stays is the newest, without a gap.
+    connection.executemany(
+        "DELETE FROM journal WHERE checkpoint = ? "
+        "AND json_extract(offsets_from, '$[' || ? || ']') < ?",
+        inputs,
+    )

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
-
-import msgspec
 
 from streamgauge.consumers.broker import (
     Batch,
@@ -19,14 +18,14 @@ from streamgauge.consumers.broker import (
     BrokerTimeoutError,
     Checkpoint,
     FencedError,
-    JournalEntry,
     Rebalance,
     RestoredPartition,
-    UnknownTopicError,
 )
+from streamgauge.consumers.input_buffer import cut_batch, n_bytes
 from streamgauge.consumers.kafka.changelog import Changelog
 from streamgauge.consumers.kafka.client import kafka_settings
 from streamgauge.consumers.kafka.input import Input, InputReader
+from streamgauge.consumers.kafka.journal import StoredEntry
 from streamgauge.consumers.kafka.membership import Membership
 from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, internal_topic
@@ -34,15 +33,15 @@ from streamgauge.consumers.kafka.transaction import (
     ProducerRecord,
     TopicOffset,
     TransactionalWriter,
-    n_bytes,
 )
-from streamgauge.stream.align import mergeable_prefix
 from streamgauge.stream.publish import LETTER_HEADERS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streamgauge.consumers.broker import Commit
-    from streamgauge.stream.config import Config
-    from streamgauge.stream.records import Output
+    from streamgauge.consumers.config import Config
+    from streamgauge.stream.records import Output, TopicRole
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +61,14 @@ _VALUE_BYTES_MAX = 3_900_000
 _KEPT_BYTES_MAX = 1_000
 
 
-class _KafkaPartition(NamedTuple):
-    """One owned partition."""
+@dataclass(slots=True)
+class _KafkaPartition:
+    """One owned partition, and the checkpoint that it is at."""
 
     writer: TransactionalWriter
     changelog: Changelog
-    predictions: Input
-    labels: Input
+    inputs: list[Input]
+    checkpoint: Checkpoint
 
 
 class _Retry(NamedTuple):
@@ -81,16 +81,19 @@ class _Retry(NamedTuple):
 class KafkaAssignment:
     """One worker's share of the input partitions; see `streamgauge.consumers.broker.Assignment`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, inputs: Sequence[TopicRole]) -> None:
         """Join the worker group `config.app`.
+
+        Args:
+            config: the whole configuration.
+            inputs: roles of the topics that a processor reads, in its order.
 
         Raises:
             BrokerError: the brokers cannot be reached, or refuse us.
         """
         self._config = config
-        self._topics = frozenset(config.topics.model_dump().values())
-        self._tasks: dict[int, _KafkaPartition] = {}
-        self._positions: dict[int, Checkpoint] = {}
+        self._inputs = [config.topics.name_of(role) for role in inputs]
+        self._partitions: dict[int, _KafkaPartition] = {}
         self._restored_to: dict[int, TopicOffset] = {}
         self._behind_since_s: dict[int, float] = {}
         self._retries: dict[int, _Retry] = {}
@@ -98,8 +101,8 @@ class KafkaAssignment:
         self._may_have_more = False
         self._silence_told = False
         self._reader = RangeReader(config, "restore")
-        self._input = InputReader(config)
-        self._membership = Membership(config, config.app, config.topics.predictions)
+        self._input = InputReader(config, self._inputs)
+        self._membership = Membership(config, config.app, self._inputs[0])
 
     def rebalance(self) -> Rebalance:
         """Partitions won (fenced and restored) and lost since the last call.
@@ -111,24 +114,24 @@ class KafkaAssignment:
         """
         self._tell_of_silence()
         assigned = self._membership.assigned()
-        gone = self._membership.drain_revoked() | (self._tasks.keys() - assigned)
-        for partition in gone & self._tasks.keys():
+        gone = self._membership.drain_revoked() | (self._partitions.keys() - assigned)
+        for partition in gone & self._partitions.keys():
             self._give_up(partition)
-        taken_over = {}
+        restored = {}
         deadline_s = time.monotonic() + _TAKE_OVERS_S
         # While nothing answers, an attempt does nothing but keep the worker from stopping.
-        wanted = set() if self._silence_told else assigned - self._tasks.keys()
+        wanted = set() if self._silence_told else assigned - self._partitions.keys()
         for partition in sorted(wanted, key=self._turn):
             won = self._try_to_take_over(partition)
             if won is not None:
-                taken_over[partition] = won
+                restored[partition] = won
             elif time.monotonic() > deadline_s:
                 break
         lost, self._lost = tuple(sorted(self._lost)), set()
-        return Rebalance(taken_over, lost)
+        return Rebalance(restored, lost)
 
     def poll(self, timeout_s: float) -> list[Batch]:
-        """The next batch of each owned partition that has unread input at hand.
+        """Return the next batch of each owned partition that has unread input at hand.
 
         Raises:
             BrokerTimeoutError: the brokers did not answer in time.
@@ -146,53 +149,59 @@ class KafkaAssignment:
         for partition in self._input.drain_out_of_range():
             log.warning("partition %d: its next input is gone; taking it over anew", partition)
             self.release(partition)
-        batches = (self._next_batch(partition, task) for partition, task in self._tasks.items())
-        return [batch for batch in batches if batch.predictions or batch.labels]
+        batches = (self._next_batch(p, owned) for p, owned in self._partitions.items())
+        return [batch for batch in batches if len(batch)]
 
     def idle(self) -> bool:
-        """Whether every assigned partition has been polled to the end of both of its inputs.
+        """Return whether every assigned partition has been polled to the end of all of its inputs.
 
         Raises:
             BrokerError: all others have been, but a damaged record stops one of them.
         """
-        if not self._membership.is_stable or self._membership.assigned() != self._tasks.keys():
+        if not self._membership.is_stable or self._membership.assigned() != self._partitions.keys():
             return False
         corrupt = self._input.corrupt
-        inputs = [i for task in self._tasks.values() for i in (task.predictions, task.labels)]
+        inputs = [i for owned in self._partitions.values() for i in owned.inputs]
         sound = [i for i in inputs if i.where.partition not in corrupt]
         ends = self._reader.committed_ends([i.where for i in sound]) if sound else {}
-        if any(i.ahead or self._input.position(i) < ends[i.where] for i in sound):
+        if any(i.buffer.records or self._input.position(i) < ends[i.where] for i in sound):
             return False
         if corrupt:
             raise BrokerError("; ".join(corrupt.values()))
         return True
 
+    def lag(self) -> dict[int, int]:
+        """Return how many records of each owned partition have not been polled.
+
+        As far as the brokers have told along with what they sent; control records count too.
+        """
+        return {
+            partition: sum(map(self._input.lag, owned.inputs))
+            for partition, owned in self._partitions.items()
+        }
+
     def commit(self, partition: int, commit: Commit) -> None:
-        """Write the outputs, the changed state, the position and the journal entry, or nothing.
+        """Write the outputs, the changed state, the checkpoint and the journal entry, or nothing.
 
         Raises:
-            FencedError: another worker owns the partition now, or the position does not follow
-                the last one; this worker has given the partition up.
-            UnknownTopicError: an output is for a topic that is not in the config; nothing was
-                written, and the same partition may be committed again.
+            FencedError: another worker owns the partition now, or the commit does not follow the
+                last one; this worker has given the partition up.
             BrokerError: whether it was written is not known; release the partition, and its next
                 take-over tells.
         """
-        rows = [self._row(output) for output in commit.outputs]
-        task = self._tasks.get(partition)
-        if task is None:
+        owned = self._partitions.get(partition)
+        if owned is None:
             raise FencedError(f"partition {partition} is not owned by this worker")
-        previous = self._positions[partition]
-        if commit.position.sequence != previous.sequence + 1:
-            self._give_up(partition)
-            raise FencedError(
-                f"partition {partition} stands at commit {previous.sequence}, and commit "
-                f"{commit.position.sequence} does not follow it; nothing was written"
-            )
-        rows += task.changelog.rows(commit)
-        rows.append(self._journal_row(partition, previous, commit.position))
         try:
-            task.writer.write(rows, follows=self._restored_to.pop(partition, None))
+            commit.check_follows(partition, owned.checkpoint)
+        except FencedError:
+            self._give_up(partition)
+            raise
+        try:
+            rows = [self._row(output) for output in commit.outputs]
+            rows += owned.changelog.rows(commit)
+            rows.append(self._journal_row(partition, commit))
+            owned.writer.write(rows, follows=self._restored_to.pop(partition, None))
         except FencedError:
             # The group may not have told us yet whose the partition is; to fence the other one
             # back at once would only take it away for another moment.
@@ -203,13 +212,9 @@ class KafkaAssignment:
             # What the changelog object now takes as written may not be.
             self._give_up(partition)
             raise
-        self._positions[partition] = commit.position
-        self._membership.note(
-            {
-                task.predictions.where: commit.position.prediction_offset,
-                task.labels.where: commit.position.label_offset,
-            }
-        )
+        owned.checkpoint = commit.after
+        inputs = [i.where for i in owned.inputs]
+        self._membership.note(dict(zip(inputs, commit.after.offsets, strict=True)))
 
     def release(self, partition: int) -> None:
         """Give a partition up, owned or not; the next `rebalance` may take it over anew."""
@@ -217,9 +222,9 @@ class KafkaAssignment:
 
     def close(self) -> None:
         """Leave the group; others take the partitions over at once."""
-        for task in self._tasks.values():
-            task.writer.close()
-        self._tasks.clear()
+        for owned in self._partitions.values():
+            owned.writer.close()
+        self._partitions.clear()
         self._membership.close()
         self._input.close()
         self._reader.close()
@@ -248,49 +253,50 @@ class KafkaAssignment:
         return (0.0 if retry is None else retry.at_s, partition)
 
     def _try_to_take_over(self, partition: int) -> RestoredPartition | None:
-        """The partition's committed state, or None where it cannot be had for now."""
+        """Return the partition's committed state, or None where it cannot be had for now."""
         retry = self._retries.get(partition, _Retry(0.0, _RETRY_MIN_S))
         if time.monotonic() < retry.at_s:
             return None
         try:
-            taken_over = self._take_over(partition)
+            restored = self._take_over(partition)
         except (BrokerTimeoutError, FencedError) as error:
             log.warning("partition %d: not taken over yet: %s", partition, error)
             delay_s = min(2 * retry.delay_s, _RETRY_MAX_S)
             self._retries[partition] = _Retry(time.monotonic() + retry.delay_s, delay_s)
             return None
         self._retries.pop(partition, None)
-        return taken_over
+        return restored
 
     def _take_over(self, partition: int) -> RestoredPartition:
         writer = TransactionalWriter(self._config, partition)
         try:
-            changelog, taken_over = self._restore(partition)
-            predictions, labels = self._input.open(partition, taken_over.position)
+            changelog, restored = self._restore(partition)
+            inputs = self._input.open(partition, restored.checkpoint)
         except BaseException:
             writer.abandon()
             raise
-        self._tasks[partition] = _KafkaPartition(writer, changelog, predictions, labels)
-        self._positions[partition] = taken_over.position
-        return taken_over
+        self._partitions[partition] = _KafkaPartition(
+            writer, changelog, inputs, restored.checkpoint
+        )
+        return restored
 
     def _restore(self, partition: int) -> tuple[Changelog, RestoredPartition]:
         """Read the changelog; only after the fencing, so that nothing is added to it meanwhile."""
         topic = internal_topic(self._config, STATE_SUFFIX)
-        changelog = Changelog(topic)
+        changelog = Changelog(topic, self._inputs)
         start, end = self._reader.bounds(topic, partition)
-        taken_over = changelog.restore(self._reader.read(topic, partition, start, end))
+        restored = changelog.restore(self._reader.read(topic, partition, start, end))
         # The next commit has to follow what was read: nothing else may have been written since.
         self._restored_to[partition] = TopicOffset(topic, end)
-        if taken_over is None and start > 0:
+        if restored is None and start > 0:
             raise BrokerError(
                 f"{topic!r} partition {partition} begins at offset {start}: the state that it held "
                 "was deleted. Restore it from a copy, or start anew under another `app`"
             )
-        self._check_newest(partition, taken_over.position.sequence if taken_over else 0)
-        if taken_over is not None:
-            return changelog, taken_over
-        return changelog, RestoredPartition(self._input.start_position(partition), {})
+        self._check_newest(partition, restored.checkpoint.sequence if restored else 0)
+        if restored is not None:
+            return changelog, restored
+        return changelog, RestoredPartition(self._input.start_checkpoint(partition), {})
 
     def _check_newest(self, partition: int, sequence: int) -> None:
         """Compare the state's last commit with the journal's; both are written at once.
@@ -314,63 +320,45 @@ class KafkaAssignment:
         )
 
     def _last_journalled(self, partition: int) -> int:
-        """A commit that the journal got to: the last one, as far as entries are retained."""
+        """Return a commit that the journal got to: the last one, as far as entries are retained."""
         topic = internal_topic(self._config, JOURNAL_SUFFIX)
         record = self._reader.last(topic, partition)
         if record is not None:
-            return msgspec.json.decode(record.value or b"", type=JournalEntry).sequence
+            return StoredEntry.decode(record.value, f"{topic!r} partition {partition}").sequence
         start, _ = self._reader.bounds(topic, partition)
         return 1 if start > 0 else 0
 
-    def _next_batch(self, partition: int, task: _KafkaPartition) -> Batch:
-        predictions, labels = task.predictions, task.labels
-        batch_max = self._config.worker.batch_max
-        n_predictions, n_labels = mergeable_prefix(
-            predictions.ahead,
-            labels.ahead,
-            more_predictions=self._input.more(predictions),
-            more_labels=self._input.more(labels),
-            max_records=min(predictions.batch_size(batch_max), labels.batch_size(batch_max)),
-        )
-        return Batch(partition, predictions.take(n_predictions), labels.take(n_labels))
-
-    def _journal_row(
-        self, partition: int, previous: Checkpoint, position: Checkpoint
-    ) -> ProducerRecord:
-        entry = JournalEntry(
+    def _next_batch(self, partition: int, owned: _KafkaPartition) -> Batch:
+        return cut_batch(
             partition,
-            position.sequence,
-            previous.prediction_offset,
-            position.prediction_offset,
-            previous.label_offset,
-            position.label_offset,
-            position.state_digest,
-            position.config_digest,
+            [i.buffer for i in owned.inputs],
+            [self._input.has_more(i) for i in owned.inputs],
+            self._config.worker.batch_max,
         )
+
+    def _journal_row(self, partition: int, commit: Commit) -> ProducerRecord:
+        entry = StoredEntry.of(commit.journal_entry(partition), self._inputs)
         topic = internal_topic(self._config, JOURNAL_SUFFIX)
-        return ProducerRecord(topic, None, msgspec.json.encode(entry))
+        return ProducerRecord(topic, None, entry.encode())
 
     def _give_up(self, partition: int) -> None:
-        task = self._tasks.pop(partition, None)
-        self._positions.pop(partition, None)
+        owned = self._partitions.pop(partition, None)
         self._input.close_partition(partition)
-        if task is not None:
-            task.writer.abandon()
+        if owned is not None:
+            owned.writer.abandon()
             self._lost.add(partition)
 
     def _row(self, output: Output) -> ProducerRecord:
         # Kafka puts the time of writing in the place of event time, which is in the value as well.
-        topic, key, value, headers, _ = output
-        if topic not in self._topics:
-            raise UnknownTopicError(f"no topic {topic!r}; there are {', '.join(self._topics)}")
-        row = ProducerRecord(topic, key, value, headers)
+        role, key, value, headers, _ = output
+        row = ProducerRecord(self._config.topics.name_of(role), key, value, headers)
         size = n_bytes(row)
         # Only a dead letter can be so large; the whole record stays where it came from.
         return row if size <= _VALUE_BYTES_MAX else _shortened(row, size)
 
 
 def _shortened(letter: ProducerRecord, size: int) -> ProducerRecord:
-    """A dead letter with our own headers, and the beginnings of its key and its value."""
+    """Return a dead letter with our own headers, and the beginnings of its key and its value."""
     own = letter.headers[: len(LETTER_HEADERS)]
     return letter._replace(
         key=letter.key and letter.key[:_KEPT_BYTES_MAX],

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from contextlib import closing
+from operator import ge
 from typing import TYPE_CHECKING, Self
-
-import msgspec
 
 from streamgauge.consumers.broker import (
     BrokerError,
@@ -16,6 +15,7 @@ from streamgauge.consumers.broker import (
 )
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.client import any_reachable
+from streamgauge.consumers.kafka.journal import StoredEntry
 from streamgauge.consumers.kafka.producer import TopicProducer
 from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.reader import TopicReader
@@ -24,8 +24,8 @@ from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, Admin, internal_t
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from streamgauge.stream.config import Config
-    from streamgauge.stream.records import Record
+    from streamgauge.consumers.config import Config
+    from streamgauge.stream.records import Record, TopicRole
 
 
 class KafkaBroker:
@@ -50,11 +50,11 @@ class KafkaBroker:
         self._known_ends: dict[tuple[str, int], int] = {}
 
     def topics(self) -> list[TopicInfo]:
-        """The topics of the configuration."""
-        return [self._info(name) for name in self._config.topics.model_dump().values()]
+        """Return the topics of the configuration."""
+        return [self._info(name) for name in self._config.topics.names().values()]
 
     def producer(self) -> TopicProducer:
-        return TopicProducer(self._config, frozenset(self._config.topics.model_dump().values()))
+        return TopicProducer(self._config, frozenset(self._config.topics.names().values()))
 
     def reader(
         self, topics: Sequence[str], *, group: str | None = None, from_start: bool = True
@@ -67,24 +67,29 @@ class KafkaBroker:
         """
         return TopicReader(self._config, topics, group, from_start=from_start)
 
-    def join_group(self) -> KafkaAssignment:
-        """Join the worker group `config.app`."""
-        return KafkaAssignment(self._config)
+    def join_group(self, inputs: Sequence[TopicRole]) -> KafkaAssignment:
+        """Join the worker group `config.app`, which shares the partitions of these topics.
+
+        Raises:
+            BrokerError: the brokers cannot be reached, or refuse us.
+        """
+        return KafkaAssignment(self._config, inputs)
 
     def journal(self, partition: int) -> Iterator[JournalEntry]:
         """Every committed batch of a partition whose input is retained, in order."""
-        topics, name = self._config.topics, internal_topic(self._config, JOURNAL_SUFFIX)
+        name = internal_topic(self._config, JOURNAL_SUFFIX)
+        oldest: list[int] | None = None
         # One of its own: between two entries the caller may fetch their input.
         with closing(RangeReader(self._config, "journal")) as reader:
-            oldest_prediction, _ = reader.bounds(topics.predictions, partition)
-            oldest_label, _ = reader.bounds(topics.labels, partition)
             for record in reader.read(name, partition, *reader.bounds(name, partition)):
-                entry = msgspec.json.decode(record.value or b"", type=JournalEntry)
-                if entry.prediction_from >= oldest_prediction and entry.label_from >= oldest_label:
-                    yield entry
+                entry = StoredEntry.decode(record.value, f"{name!r} partition {partition}")
+                if oldest is None:
+                    oldest = [self._reader.bounds(topic, partition)[0] for topic in entry.topics]
+                if all(map(ge, entry.offsets_from, oldest)):
+                    yield entry.journal_entry(partition)
 
     def fetch(self, topic: str, partition: int, start_offset: int, end_offset: int) -> list[Record]:
-        """The records with start_offset <= offset < end_offset.
+        """Return the records with start_offset <= offset < end_offset.
 
         Raises:
             UnknownTopicError: there is no such topic.
@@ -93,7 +98,7 @@ class KafkaBroker:
         """
         if start_offset >= end_offset:
             return []
-        if topic not in self._config.topics.model_dump().values():
+        if topic not in self._config.topics.names().values():
             raise UnknownTopicError(f"no topic {topic!r}")
         if not 0 <= partition < self.n_partitions:
             raise BrokerError(f"topic {topic!r} has no partition {partition}")
@@ -105,7 +110,7 @@ class KafkaBroker:
         return list(fetcher.read(topic, partition, start_offset, end_offset))
 
     def is_reachable(self, timeout_s: float, /) -> bool:
-        """Whether any of the brokers lets another client in within so long."""
+        """Find out, within so long, if any of the brokers lets another client in."""
         return any_reachable(self._config, self._reader.brokers(), timeout_s)
 
     def _check_bounds(self, topic: str, partition: int, start_offset: int, end_offset: int) -> None:

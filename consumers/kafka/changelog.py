@@ -1,7 +1,7 @@
-"""A partition's state on a compacted topic: chunks, and the position that they belong to.
+"""A partition's state on a compacted topic: chunks, and the checkpoint that they belong to.
 
 The key of a chunk's record is its name and the number of the part, its value is the part's bytes;
-a chunk that is gone has null values. The record `position` says where the input stands and what
+a chunk that is gone has null values. The record `checkpoint` says where the input stands and what
 the whole set of chunks hashes to, so that a log that has lost something is noticed.
 """
 
@@ -17,53 +17,61 @@ from streamgauge.consumers.broker import BrokerError, Checkpoint, RestoredPartit
 from streamgauge.consumers.kafka.transaction import ProducerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from streamgauge.consumers.broker import Commit
     from streamgauge.stream.records import Record
 
-FORMAT = 1
+FORMAT = 2
 # Below the 1 MB that brokers take as a record by default, with room for the key and the batch.
 PART_BYTES_MAX = 900_000
 
-_POSITION_KEY = b"position"
+_CHECKPOINT_KEY = b"checkpoint"
+_OLD_POSITION_KEY = b"position"
 _PARTS_HEADER = "parts"
 # No part of a chunk's name can hold it: names are URL-quoted.
 _SEPARATOR = "#"
 
 
-class _StoredPosition(Struct):
-    """The value of the record `position`."""
+class _StoredCheckpoint(Struct):
+    """The value of the record `checkpoint`; of each input its topic and the next offset."""
 
     format: int
     sequence: int
-    prediction_offset: int
-    label_offset: int
+    topics: tuple[str, ...]
+    offsets: tuple[int, ...]
     state_digest: str
     config_digest: str
     n_chunks: int
     chunks_digest: str
 
 
+class _StoredFormat(Struct):
+    """The field that every format of that value begins with."""
+
+    format: int
+
+
 class Changelog:
-    """What is known of one partition's changelog, to write the next commit's records.
+    """One partition's changelog as it is known, to write the next commit's records.
 
     Memory is a few dozen bytes for each chunk.
     """
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, input_topics: Sequence[str]) -> None:
         self._topic = topic
+        self._input_topics = tuple(input_topics)
         self._n_parts: dict[str, int] = {}
         self._hashes: dict[str, int] = {}
         self._digest = 0
 
     def rows(self, commit: Commit) -> list[ProducerRecord]:
-        """The records of one commit's state, its position last.
+        """Return the records of one commit's state, its checkpoint last.
 
         Call it once for a commit: what it returns is taken as written.
         """
         rows = [row for name, chunk in commit.chunks.items() for row in self._change(name, chunk)]
-        rows.append(ProducerRecord(self._topic, _POSITION_KEY, self._position(commit.position)))
+        rows.append(ProducerRecord(self._topic, _CHECKPOINT_KEY, self._checkpoint(commit.after)))
         return rows
 
     def _change(self, name: str, chunk: bytes | None) -> list[ProducerRecord]:
@@ -89,22 +97,22 @@ class Changelog:
             self._n_parts[name] = n_parts
             self._digest ^= self._hashes[name]
 
-    def _position(self, position: Checkpoint) -> bytes:
+    def _checkpoint(self, checkpoint: Checkpoint) -> bytes:
         return msgspec.json.encode(
-            _StoredPosition(
+            _StoredCheckpoint(
                 FORMAT,
-                position.sequence,
-                position.prediction_offset,
-                position.label_offset,
-                position.state_digest,
-                position.config_digest,
+                checkpoint.sequence,
+                self._input_topics,
+                checkpoint.offsets,
+                checkpoint.state_digest,
+                checkpoint.config_digest,
                 len(self._hashes),
                 f"{self._digest:032x}",
             )
         )
 
     def restore(self, records: Iterable[Record]) -> RestoredPartition | None:
-        """What the records amount to, None where no commit is among them.
+        """Return what the records amount to, None where no commit is among them.
 
         Args:
             records: every committed record of the partition that is still there, in order.
@@ -116,7 +124,7 @@ class Changelog:
         for record in records:
             if record.key is not None:
                 latest[record.key] = record
-        stored = latest.pop(_POSITION_KEY, None)
+        stored = latest.pop(_CHECKPOINT_KEY, None) or latest.get(_OLD_POSITION_KEY)
         if stored is None:
             return None
         chunks = {}
@@ -132,14 +140,22 @@ class Changelog:
 
     def _checked(self, record: Record) -> Checkpoint:
         where = f"{self._topic!r} partition {record.partition}"
+        value = record.value or b""
         try:
-            stored = msgspec.json.decode(record.value or b"", type=_StoredPosition)
+            stored_format = msgspec.json.decode(value, type=_StoredFormat).format
+            if stored_format != FORMAT:
+                raise BrokerError(
+                    f"the state in {where} has format {stored_format}, and this version reads "
+                    f"{FORMAT}; run the version that wrote it, or start anew under another `app`"
+                )
+            stored = msgspec.json.decode(value, type=_StoredCheckpoint)
         except msgspec.DecodeError as error:
-            raise BrokerError(f"the position in {where} cannot be read: {error}") from None
-        if stored.format != FORMAT:
+            raise BrokerError(f"the checkpoint in {where} cannot be read: {error}") from None
+        if stored.topics != self._input_topics:
             raise BrokerError(
-                f"the state in {where} has format {stored.format}, and this version reads "
-                f"{FORMAT}; run the version that wrote it"
+                f"the state in {where} is of a worker that read {', '.join(stored.topics)}, and "
+                f"this one reads {', '.join(self._input_topics)}; set `app` to another name, or the"
+                " topics back"
             )
         if (stored.n_chunks, stored.chunks_digest) != (len(self._hashes), f"{self._digest:032x}"):
             raise BrokerError(
@@ -149,16 +165,12 @@ class Changelog:
                 "from a copy, or start anew under another `app`"
             )
         return Checkpoint(
-            stored.sequence,
-            stored.prediction_offset,
-            stored.label_offset,
-            stored.state_digest,
-            stored.config_digest,
+            stored.sequence, stored.offsets, stored.state_digest, stored.config_digest
         )
 
 
 def _part_counts(latest: Mapping[bytes, Record]) -> dict[str, int]:
-    """How many parts each chunk has, by name."""
+    """Return how many parts each chunk has, by name."""
     return {
         _name(key): int(dict(record.headers)[_PARTS_HEADER])
         for key, record in latest.items()

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import kafka.errors as kafka_errors
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
+from streamgauge.consumers.config import KafkaSettings
 from streamgauge.consumers.kafka.security import security_options
-from streamgauge.stream.config import ConfigError, KafkaSettings
+from streamgauge.stream.config import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 REQUEST_TIMEOUT_MS = 5_000
 

@@ -22,7 +22,7 @@ from streamgauge.stream.config import duration_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 _TIMED_OUT = (kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError)
 _FENCED = (

@@ -5,30 +5,27 @@ from __future__ import annotations
 import logging
 import re
 import time
-from bisect import bisect_right
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from kafka import TopicPartition
 from kafka.errors import CorruptRecordError, OffsetOutOfRangeError
 
 from streamgauge.consumers.broker import BrokerError, Checkpoint
+from streamgauge.consumers.input_buffer import InputBuffer
 from streamgauge.consumers.kafka.client import kafka_settings, make_consumer
 from streamgauge.consumers.kafka.errors import translate_errors
 from streamgauge.consumers.kafka.ranges import as_records, ask_offsets
-from streamgauge.consumers.kafka.transaction import n_bytes
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config
+    from collections.abc import Sequence
+
+    from streamgauge.consumers.config import Config
     from streamgauge.stream.records import Record
 
 log = logging.getLogger(__name__)
 
 # An input rests when it is so many batches ahead, until it is only one.
 _AHEAD_BATCHES_MAX = 3
-# Of one input's records in one batch, whose dead letters are as long; one record may be longer.
-_BATCH_BYTES_MAX = 16 << 20
-
 # For the first record of one input alone, in the search for a damaged one.
 _ALONE_MS = 1_000
 
@@ -36,52 +33,32 @@ _CORRUPT = re.compile(r"TopicPartition\(topic='(?P<topic>[^']+)', partition=(?P<
 
 
 class Input:
-    """Where one input topic of one partition is read, a few records ahead of what was polled."""
+    """One input topic of one partition, read a few records ahead of what was polled."""
 
     def __init__(self, where: TopicPartition, next_offset: int, known_end: int) -> None:
         self.where = where
-        self.ahead: list[Record] = []
+        self.buffer = InputBuffer()
         self.next_offset = next_offset
         self.known_end = known_end
         self.rests = False
-        self._ahead_bytes = 0
 
     def put(self, records: list[Record]) -> None:
-        self.ahead = self.ahead + records if self.ahead else records
-        self._ahead_bytes += sum(map(n_bytes, records))
+        self.buffer.put(records)
         self.next_offset = records[-1].offset + 1
-
-    def take(self, n_records: int) -> list[Record]:
-        taken, self.ahead = self.ahead[:n_records], self.ahead[n_records:]
-        self._ahead_bytes -= sum(map(n_bytes, taken))
-        return taken
-
-    def is_ahead(self, n_batches: int, batch_max: int) -> bool:
-        """Whether that many batches of `batch_max` records have been read, or as many bytes."""
-        return (
-            len(self.ahead) >= n_batches * batch_max
-            or self._ahead_bytes >= n_batches * _BATCH_BYTES_MAX
-        )
-
-    def batch_size(self, batch_max: int) -> int:
-        """How many of the records ahead one batch may hold."""
-        if self._ahead_bytes <= _BATCH_BYTES_MAX:
-            return batch_max
-        ends = list(accumulate(map(n_bytes, self.ahead)))
-        return max(1, min(batch_max, bisect_right(ends, _BATCH_BYTES_MAX)))
 
 
 class InputReader:
-    """Reads both inputs of every owned partition with one consumer, partitions set by hand.
+    """Reads all inputs of every owned partition with one consumer, partitions set by hand.
 
     Attributes:
         corrupt: by partition, what is wrong with a record that cannot be read; that partition
             stands still.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, topics: Sequence[str]) -> None:
         self.corrupt: dict[int, str] = {}
         self._config = config
+        self._topics = topics
         self._settings = kafka_settings(config)
         self._batch_max = config.worker.batch_max
         self._inputs: dict[TopicPartition, Input] = {}
@@ -89,24 +66,21 @@ class InputReader:
         with translate_errors(config):
             self._consumer = make_consumer(config, "input", fetch_max_bytes=16 << 20)
 
-    def start_position(self, partition: int) -> Checkpoint:
-        """Where a partition begins that no worker has ever committed: at its oldest records."""
+    def start_checkpoint(self, partition: int) -> Checkpoint:
+        """Return where a partition begins that no worker has ever committed: the oldest records."""
         starts = self._offsets(partition, self._consumer.beginning_offsets)
-        predictions, labels = (starts[where] for where in self._both(partition))
-        return Checkpoint(prediction_offset=predictions, label_offset=labels)
+        return Checkpoint(offsets=tuple(starts[where] for where in self._all(partition)))
 
-    def open(self, partition: int, position: Checkpoint) -> tuple[Input, Input]:
-        """Read a partition from a position on.
+    def open(self, partition: int, checkpoint: Checkpoint) -> list[Input]:
+        """Read a partition from a checkpoint on.
 
         Raises:
-            BrokerError: input after the position was deleted, and `broker.lost_input` is `stop`.
+            BrokerError: input after the checkpoint was deleted, and `broker.lost_input` is `stop`.
         """
-        both = self._both(partition)
         starts = self._offsets(partition, self._consumer.beginning_offsets)
         ends = self._offsets(partition, self._consumer.end_offsets)
-        wanted = (position.prediction_offset, position.label_offset)
         opened = []
-        for where, offset in zip(both, wanted, strict=True):
+        for where, offset in zip(self._all(partition), checkpoint.offsets, strict=True):
             start = max(offset, starts[where])
             if start > offset:
                 self._lost_input(where, offset, start)
@@ -119,12 +93,12 @@ class InputReader:
             opened.append(Input(where, start, ends[where]))
         self._inputs.update((i.where, i) for i in opened)
         self._assign()
-        return opened[0], opened[1]
+        return opened
 
     def close_partition(self, partition: int) -> None:
         """Read a partition no more."""
         self.corrupt.pop(partition, None)
-        for where in self._both(partition):
+        for where in self._all(partition):
             self._inputs.pop(where, None)
         self._assign()
 
@@ -141,12 +115,16 @@ class InputReader:
         while n and time.monotonic() < deadline_s and not self._has_full_batch():
             n = self._poll(0.0)
 
-    def more(self, i: Input) -> bool:
-        """Whether there is more than what was read ahead."""
+    def has_more(self, i: Input) -> bool:
+        """Return whether there is more than what was read ahead."""
         return i.next_offset < i.known_end and self.position(i) < i.known_end
 
+    def lag(self, i: Input) -> int:
+        """Count the records that have not been polled, as far as the brokers have told."""
+        return len(i.buffer.records) + max(0, i.known_end - self.position(i))
+
     def position(self, i: Input) -> int:
-        """The offset that is read next; past records that are not for us, such as markers."""
+        """Return the offset that is read next, past records not for us, such as markers."""
         if i.where not in self._consumer.assignment():
             return i.next_offset
         with translate_errors(self._config):
@@ -234,17 +212,17 @@ class InputReader:
         self._consumer.poll(0)
 
     def _has_full_batch(self) -> bool:
-        return any(i.is_ahead(1, self._batch_max) for i in self._inputs.values())
+        return any(i.buffer.is_ahead(1, self._batch_max) for i in self._inputs.values())
 
     def _throttle(self) -> None:
-        """Let inputs that are far ahead of the other one rest, and wake those that no longer are.
+        """Let inputs that are far ahead of the others rest, and wake those that no longer are.
 
         Not by `pause`: what kafka-python 3.0 has fetched of a paused partition it may park for
         good, when no other partition gets any more records.
         """
         for i in self._inputs.values():
             n_batches_max = 1 if i.rests else _AHEAD_BATCHES_MAX
-            rests = i.is_ahead(n_batches_max, self._batch_max)
+            rests = i.buffer.is_ahead(n_batches_max, self._batch_max)
             if rests != i.rests:
                 i.rests = rests
                 self._assign()
@@ -261,16 +239,12 @@ class InputReader:
         for where in new:
             self._consumer.seek(where, awake[where].next_offset)
 
-    def _both(self, partition: int) -> tuple[TopicPartition, TopicPartition]:
-        topics = self._config.topics
-        return (
-            TopicPartition(topics.predictions, partition),
-            TopicPartition(topics.labels, partition),
-        )
+    def _all(self, partition: int) -> list[TopicPartition]:
+        return [TopicPartition(topic, partition) for topic in self._topics]
 
     def _offsets(self, partition: int, ask: Any) -> dict[TopicPartition, int]:
         with translate_errors(self._config):
-            return ask_offsets(ask, self._both(partition), self._settings.timeout)
+            return ask_offsets(ask, self._all(partition), self._settings.timeout)
 
     def _lost_input(self, where: TopicPartition, offset: int, start: int) -> None:
         lost = f"{start - offset} records of {where.topic!r} partition {where.partition}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from kafka import KafkaConsumer, TopicPartition
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Membership:
         self._thread.start()
 
     def assigned(self) -> set[int]:
-        """The partitions that the group has given to this process.
+        """Return the partitions that the group has given to this process.
 
         Raises:
             BrokerError: the brokers refuse us.
@@ -131,7 +131,7 @@ class Membership:
 
     @property
     def is_stable(self) -> bool:
-        """Whether this process is a member and no rebalance is under way."""
+        """True where this process is a member and no rebalance is under way."""
         return bool(self._consumer.group_metadata().state == MemberState.STABLE)
 
     def silent_s(self) -> float:

@@ -18,7 +18,7 @@ from streamgauge.consumers.kafka.transaction import ProducerRecord
 if TYPE_CHECKING:
     from kafka import KafkaProducer
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
     from streamgauge.stream.records import Headers
 
 _QUEUE_MAX = 1000

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 _ASK_AGAIN_S = 0.05
 _POLL_MS = 200
@@ -29,7 +29,7 @@ _LAST_OFFSETS = 16
 
 
 def as_records(polled: Iterable[Any]) -> list[Record]:
-    """What kafka-python polled as our records; a header's null value is empty."""
+    """Return what kafka-python polled as our records; a header's null value is empty."""
     return [
         Record(
             r.topic,
@@ -49,7 +49,7 @@ def ask_offsets(
     partitions: Iterable[TopicPartition],
     timeout_ms: int,
 ) -> dict[TopicPartition, int]:
-    """What `ask`, a consumer's `beginning_offsets` or `end_offsets`, says of every partition.
+    """Ask a consumer's `beginning_offsets` or `end_offsets` (`ask`) for every partition.
 
     kafka-python 3.0 asks only the leaders that it knows of just now, and raises a KeyError where
     that leaves a partition out: so it is asked again.
@@ -90,11 +90,11 @@ class RangeReader:
             )
 
     def stands_at(self, topic: str, partition: int, offset: int) -> bool:
-        """Whether the last read ended there, so that the next one only has to go on."""
+        """Return whether the last read ended there, so that the next one only has to go on."""
         return self._stands_at == (TopicPartition(topic, partition), offset)
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """The oldest retained offset, and the one after the newest record, committed or not."""
+        """Return the oldest retained offset, and the one after the newest, committed or not."""
         where = TopicPartition(topic, partition)
         with translate_errors(self._config):
             starts = ask_offsets(self._any_consumer.beginning_offsets, [where], self._timeout_ms)
@@ -107,7 +107,7 @@ class RangeReader:
             return ask_offsets(self._consumer.end_offsets, partitions, self._timeout_ms)
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
-        """The committed records with start <= offset < end.
+        """Yield the committed records with start <= offset < end.
 
         Raises:
             BrokerTimeoutError: for the whole time-out nothing came.
@@ -136,7 +136,7 @@ class RangeReader:
         self._consumer.seek(where, offset)
 
     def _position(self, where: TopicPartition) -> int:
-        """The offset that the client gives next.
+        """Return the offset that the client gives next.
 
         Raises:
             NotRetainedError: what was to come next is gone.
@@ -169,7 +169,7 @@ class RangeReader:
                 )
 
     def last(self, topic: str, partition: int) -> Record | None:
-        """The newest committed record that is retained, None where there is none.
+        """Return the newest committed record that is retained, None where there is none.
 
         Markers and what was aborted take offsets too: it looks back in growing steps.
         """
@@ -184,7 +184,7 @@ class RangeReader:
         return None
 
     def brokers(self) -> list[str]:
-        """The addresses of all brokers, as far as they are known."""
+        """Return the addresses of all brokers, as far as they are known."""
         return [
             f"[{broker.host}]:{broker.port}"
             if ":" in broker.host

@@ -18,7 +18,7 @@ from streamgauge.consumers.kafka.topics import Admin
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
     from streamgauge.stream.records import Record
 
 _POLL_MS = 100

@@ -12,7 +12,7 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from streamgauge.stream.config import ConfigError
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import KafkaSecurity, Secret
+    from streamgauge.consumers.config import KafkaSecurity, Secret
 
 # Without any, OpenSSL asks for the password of a key on the terminal, and waits.
 _NO_PASSWORD = ""

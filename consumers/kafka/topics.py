@@ -16,7 +16,7 @@ from streamgauge.consumers.kafka.errors import translate_errors
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 STATE_SUFFIX = "state"
 JOURNAL_SUFFIX = "journal"
@@ -32,7 +32,7 @@ _RECORD_BYTES_MIN = 1_000_000
 
 
 def internal_topic(config: Config, suffix: str) -> str:
-    """The name of a topic that only streamgauge's workers read: their state and their journal."""
+    """Return the name of a topic that only workers read: their state and their journal."""
     return f"{config.app}-{suffix}"
 
 
@@ -70,7 +70,7 @@ def plan_topics(config: Config, n_partitions: int, replication: int) -> list[Top
         "max.compaction.lag.ms": "600000",
     }
     configs = {
-        **dict.fromkeys(config.topics.model_dump().values(), kept),
+        **dict.fromkeys(config.topics.names().values(), kept),
         **dict.fromkeys(_published(config), published),
         internal_topic(config, STATE_SUFFIX): compacted,
     }
@@ -78,7 +78,7 @@ def plan_topics(config: Config, n_partitions: int, replication: int) -> list[Top
 
 
 def _published(config: Config) -> list[str]:
-    """The topics that only workers write to, but for their state."""
+    """Return the topics that only workers write to, but for their state."""
     topics = config.topics
     outputs = [topics.metrics, topics.alarms, topics.retrain, topics.dead_letters]
     return [*outputs, internal_topic(config, JOURNAL_SUFFIX)]
@@ -135,7 +135,7 @@ class Admin:
         return [plan.name for plan in missing]
 
     def check(self) -> int:
-        """Whether all topics are there and right; how many partitions each has.
+        """Check that all topics are there and right; return how many partitions each has.
 
         Raises:
             BrokerError: what is wrong, and what to do.
@@ -159,7 +159,7 @@ class Admin:
         return n_partitions
 
     def members(self, group: str) -> list[str]:
-        """Who is in a consumer group."""
+        """Return who is in a consumer group."""
         with translate_errors(self._config):
             described = self._client.describe_groups([group])[group]
         return [
@@ -192,7 +192,7 @@ class Admin:
             self._client.wait_for_topics(list(wanted))
 
     def _problems(self, existing: Mapping[str, dict[str, Any]], n_partitions: int) -> Iterator[str]:
-        """What is wrong with brokers and topics that exist, each with the fix."""
+        """Yield what is wrong with brokers and topics that exist, each with the fix."""
         yield from self._version_problem()
         counts: dict[int, list[str]] = {}
         for name, topic in existing.items():
@@ -219,7 +219,7 @@ class Admin:
                 )
 
     def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
-        """The settings of each topic.
+        """Return the settings of each topic.
 
         The client gives none where the broker refuses, or has not heard of a topic that was made
         just now, which does not take long.

@@ -19,8 +19,8 @@ from streamgauge.consumers.kafka.topics import written_topics
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from streamgauge.stream.config import Config
-    from streamgauge.stream.records import Headers, Record
+    from streamgauge.consumers.config import Config
+    from streamgauge.stream.records import Headers
 
 # A request that gets no answer (5 s) is not tried again within the time for sending, one whose
 # connection breaks is; what is abandoned is aborted by the next owner's `init_transactions`, or by
@@ -33,7 +33,6 @@ _TRANSACTION_TIMEOUT_MS = 30_000
 # CONCURRENT_TRANSACTIONS is answered to the first request after each commit, and the back-off is
 # waited out: with the default of 100 ms a commit takes 110 ms, with 5 ms it takes 7.
 _RETRY_BACKOFF_MS = 5
-_HEADER_LENGTHS_BYTES = 10
 
 
 class ProducerRecord(NamedTuple):
@@ -44,14 +43,6 @@ class ProducerRecord(NamedTuple):
     value: bytes | None
     headers: Headers = ()
     timestamp_ms: int | None = None
-
-
-def n_bytes(record: ProducerRecord | Record) -> int:
-    """The size of a record before compression, or a little more."""
-    size = len(record.key or b"") + len(record.value or b"")
-    for name, value in record.headers:
-        size += len(name.encode()) + len(value) + _HEADER_LENGTHS_BYTES
-    return size
 
 
 class TopicOffset(NamedTuple):
@@ -143,7 +134,7 @@ class TransactionalWriter:
         return [TopicOffset(record.topic, record.offset) for record in written]
 
     def _commit(self) -> None:
-        """What `commit_transaction` does, but with a deadline: it waits without end otherwise.
+        """Do what `commit_transaction` does, but with a deadline: it waits without end otherwise.
 
         Not by a thread that calls it: it would wait for ever, and keep the producer alive.
         """

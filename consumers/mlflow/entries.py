@@ -17,7 +17,8 @@ from streamgauge.stream.contracts import rfc3339
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from streamgauge.stream.config import Config, DetectorConfig
+    from streamgauge.consumers.config import Config
+    from streamgauge.stream.config import DetectorConfig
     from streamgauge.stream.contracts import AlarmEvent, MetricPoint
     from streamgauge.stream.records import Record
 
@@ -161,7 +162,7 @@ def _drift_key(signal: str, detector: str) -> str:
 
 
 def _spike(key: str, value: float, step: int, timestamp_ms: int) -> list[Point]:
-    """A value at one step and 0 beside it: MLflow draws lines between the points of a chart."""
+    """Return a value at one step and 0 beside it: MLflow draws lines between points."""
     return [
         Point(key, 0.0, max(0, step - 1), timestamp_ms),
         Point(key, value, step, timestamp_ms),

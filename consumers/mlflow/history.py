@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 
 def mlflow_ui_command(config: Config) -> str:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from streamgauge.consumers.broker import Broker
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.mlflow.entries import Entry
-    from streamgauge.stream.config import Config
     from streamgauge.stream.records import Record
 
 RUNS_CACHED_MAX = 20_000
@@ -232,7 +232,7 @@ class RunLog:
             log.error("MLflow cannot store the artifact %s: %s", what, ours)  # noqa: TRY400
 
     def _show_status(self, key: RunKey, run: _OpenRun, entries: Sequence[Entry]) -> None:
-        """A run is running while its version is served, and else ends with its last event."""
+        """Show a run as running while its version is served, else as ended with its last event."""
         if any(entry.is_of_served for entry in entries):
             self._serve(key)
         if self._served.get(key.model, key.version) == key.version:

@@ -20,7 +20,7 @@ from streamgauge.stream.config import duration_text
 
 if TYPE_CHECKING:
     from streamgauge.consumers.broker import Broker
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 POLL_S = 0.2
 BACK_OFF_MAX_S = 30.0

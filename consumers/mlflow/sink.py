@@ -18,7 +18,7 @@ from streamgauge.consumers.published import UnreadableRecordError
 
 if TYPE_CHECKING:
     from streamgauge.consumers.broker import Broker
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 RECORDS_MAX = 2000
 

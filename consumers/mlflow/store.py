@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.mlflow.entries import Point
-    from streamgauge.stream.config import Config
 
 T = TypeVar("T")
 

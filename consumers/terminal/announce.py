@@ -5,27 +5,45 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from streamgauge.consumers.worker import Observer
 from streamgauge.stream.contracts import AlarmEvent, RetrainRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping
 
-    from streamgauge.stream.config import Config
-    from streamgauge.stream.records import Output
+    from streamgauge.consumers.broker import Commit
+
+# Less than a few seconds' work is no news.
+_BEHIND_MIN = 100_000
 
 log = logging.getLogger(__name__)
 
 
-def log_findings(config: Config) -> Callable[[Sequence[Output]], None]:
-    """Return a function that logs a line for each finding among the outputs of a commit."""
-    lines = {config.topics.alarms: _alarm_line, config.topics.retrain: _retrain_line}
+class FindingsLog(Observer):
+    """Logs a line for each alarm and each retrain request."""
 
-    def announce(outputs: Sequence[Output]) -> None:
-        for output in outputs:
-            if output.topic in lines:
-                log.info("%s", lines[output.topic](output.value))
+    def on_commit(self, partition: int, commit: Commit) -> None:  # noqa: ARG002 - an observer
+        for output in commit.outputs:
+            if output.role == "alarms":
+                log.info("%s", _alarm_line(output.value))
+            elif output.role == "retrain":
+                log.info("%s", _retrain_line(output.value))
 
-    return announce
+
+class LagLog(Observer):
+    """Logs how far behind the worker is, while it is, and once when it no longer is."""
+
+    def __init__(self) -> None:
+        self._was_behind = False
+
+    def on_lag(self, lag: Mapping[int, int]) -> None:
+        n_unread = sum(lag.values())
+        if n_unread >= _BEHIND_MIN:
+            of = ", ".join(f"{n:,} in partition {p}" for p, n in sorted(lag.items()) if n)
+            log.info("behind by %s records (%s)", f"{n_unread:,}", of)
+        elif self._was_behind:
+            log.info("no longer behind")
+        self._was_behind = n_unread >= _BEHIND_MIN
 
 
 def _alarm_line(value: bytes) -> str:

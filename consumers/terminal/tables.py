@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def plain_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
-    """An empty table in the house style; columns in `numbers` are right-aligned."""
+    """Return an empty table in the house style; columns in `numbers` are right-aligned."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(
@@ -60,7 +60,7 @@ def _notes(topics: Sequence[TopicInfo], *, counts_markers: bool) -> Iterator[str
 
 
 def metrics_tables(histories: Sequence[MetricHistory]) -> Iterator[Table]:
-    """A table for each run, one line for each of its metrics."""
+    """Return a table for each run, one line for each of its metrics."""
     numbers = ("points", "last step", "last", "min", "max")
     for (model, version, run_id), rows in groupby(
         histories, key=lambda row: (row.model, row.version, row.run_id)

@@ -269,7 +269,7 @@ class _Latest:
             self.trend.append(self.values[self.main])
 
     def text(self, width: int) -> str:
-        """The main metric with its trend, then as many of the others as fit whole."""
+        """Return the main metric with its trend, then as many of the others as fit whole."""
         if not self.main:
             return ""
         spark = sparkline(self.trend, TREND)

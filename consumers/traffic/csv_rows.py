@@ -50,7 +50,7 @@ class CsvRow(NamedTuple):
 
 
 def parse_value(text: str) -> CsvValue:
-    """What a cell holds: a finite number, nothing, or text.
+    """Return what a cell holds: a finite number, nothing, or text.
 
     >>> [parse_value(text) for text in ("7", "0.5", "", "NaN", "n/a", "1_000", "7 days")]
     [7, 0.5, None, None, None, '1_000', '7 days']
@@ -73,7 +73,7 @@ def _text(text: str) -> str | None:
 
 
 def count_rows(path: Path, delimiter: str = ",") -> int:
-    """How many rows `read_rows` gives, in one pass.
+    """Count the rows that `read_rows` gives, in one pass.
 
     Raises:
         CsvError: no such file, or not a CSV.
@@ -88,7 +88,7 @@ def read_rows(
     delimiter: str = ",",
     decimal: str = ".",
 ) -> Iterator[CsvRow]:
-    """The rows of a CSV file (gzip by its suffix), one at a time; unnamed columns are left out.
+    """Yield the rows of a CSV file (gzip by its suffix); unnamed columns are left out.
 
     Raises:
         ColumnError: no such column.
@@ -126,7 +126,7 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(path: Path, header: list[str], target: str, drop: Sequence[str]) -> dict[str, int]:
-    """Where the target and each feature are."""
+    """Return where the target and each feature are."""
     for option, names in (("target", [target]), ("drop", drop)):
         for name in names:
             if name not in header:
@@ -144,7 +144,7 @@ def _columns(path: Path, header: list[str], target: str, drop: Sequence[str]) ->
 
 
 def _with_point(text: str, decimal: str) -> str:
-    """A cell as `parse_value` reads numbers.
+    """Return a cell as `parse_value` reads numbers.
 
     >>> [_with_point(text, ",") for text in ("0,5", "-1,5e3", "1,2,3", "a,b", "7")]
     ['0.5', '-1.5e3', '1,2,3', 'a,b', '7']
@@ -154,7 +154,7 @@ def _with_point(text: str, decimal: str) -> str:
 
 
 def are_many(targets: Sequence[CsvValue]) -> bool:
-    """Whether numeric targets cannot be classes: fractions, or fewer than five rows to a class.
+    """Return whether numeric targets are no classes: fractions, or under five rows to a class.
 
     >>> are_many([1.5, 2.0]), are_many([*range(26)] * 5), are_many(range(100))
     (True, False, True)
@@ -166,7 +166,7 @@ def are_many(targets: Sequence[CsvValue]) -> bool:
 
 
 def are_names(targets: Sequence[CsvValue]) -> bool:
-    """Whether targets cannot be classes, numbers or not: many, with under two rows to each.
+    """Return whether targets cannot be classes, numbers or not: many, with under two rows to each.
 
     >>> are_names([f"customer {i}" for i in range(100)]), are_names(["yes", "no"])
     (True, False)
@@ -175,7 +175,7 @@ def are_names(targets: Sequence[CsvValue]) -> bool:
 
 
 def infer_task(targets: Iterable[CsvValue]) -> Task:
-    """Whether a target is a class or a quantity: text or few whole numbers are classes.
+    """Return whether a target is a class or a quantity: text or few whole numbers are classes.
 
     >>> infer_task([0.0, 1.0]), infer_task(range(21)), infer_task(["1", "up"])
     ('classification', 'regression', 'classification')

@@ -33,7 +33,7 @@ MISSING = 0.02
 
 
 class Concept(NamedTuple):
-    """Which of the SEA generator's four rules holds, and for how many rows."""
+    """One of the SEA generator's four rules, and for how many rows it holds."""
 
     variant: int
     n_rows: int

@@ -20,7 +20,7 @@ class FrozenModelError(StreamgaugeError, ValueError):
 
 
 class Answer(NamedTuple):
-    """What a model answers; the probability is that of the predicted class."""
+    """An answer of a model; the probability is that of the predicted class."""
 
     value: Target
     probability: float | None = None
@@ -71,7 +71,7 @@ class FrozenModel:
             raise self._failed("cannot learn these rows", error) from error
 
     def predict(self, features: CsvFeatures) -> Answer:
-        """What the model answers to one row.
+        """Return what the model answers to one row.
 
         Raises:
             DeployedModelError: it gives no answer, or one that is not finite.
@@ -140,7 +140,7 @@ def _softmax(scores: dict[Any, float]) -> dict[Any, float]:
 def _binary_classes(
     learner: Any, rows: Sequence[tuple[CsvFeatures, Target]]
 ) -> dict[bool, Target] | None:
-    """What False and True stand for, where the learner knows only these two."""
+    """Return what False and True stand for, where the learner knows only these two."""
     if learner._multiclass:  # noqa: SLF001 - River has no public name for it
         return None
     classes = sorted({target for _, target in rows}, key=str)
@@ -153,7 +153,7 @@ def _binary_classes(
 
 
 def make_learner(path: str, task: Task) -> Any:
-    """A fresh River model for `task` from its import path, such as `river.tree.SGTClassifier`.
+    """Return a fresh River model for `task` by import path, such as `river.tree.SGTClassifier`.
 
     Raises:
         DeployedModelError: there is no such thing, it needs arguments, or it is for another task.
@@ -167,7 +167,7 @@ def make_learner(path: str, task: Task) -> Any:
 
 
 def default_learner(task: Task) -> Any:
-    """The model that is deployed where none is named; it uses numbers only."""
+    """Return the model that is deployed where none is named; it uses numbers only."""
     from river import linear_model, naive_bayes, preprocessing  # takes 2 s
 
     if task == "classification":

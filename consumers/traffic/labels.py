@@ -118,7 +118,7 @@ class LabelSchedule(Generic[T]):
             self.n_duplicates += 1
 
     def due(self, now_ms: float) -> Iterator[Arrival[T]]:
-        """What has arrived by `now_ms`, in order of arrival; with infinity all that is left."""
+        """Return what has arrived by `now_ms`, in that order; with infinity all that is left."""
         while self._heap and self._heap[0][0] <= now_ms:
             yield heapq.heappop(self._heap)[2]
 

@@ -37,7 +37,7 @@ def produce(source: BufferedIOBase, producer: Producer, topic: str) -> int:
 
 
 def _lines(source: BufferedIOBase) -> Iterator[list[bytes]]:
-    """The lines of the source, those that are at hand together; waits only for the first."""
+    """Return the lines of the source, those that are at hand together; waits only for the first."""
     rest = b""
     while read := source.read1(_READ_MAX):
         *lines, rest = (rest + read).split(b"\n")

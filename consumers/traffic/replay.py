@@ -63,7 +63,7 @@ class OptionError(ReplayError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
-    """What to replay and how.
+    """The choices of a replay.
 
     Attributes:
         path: a CSV file, gzipped where its name ends in `.gz`.
@@ -129,7 +129,7 @@ class TextColumn(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySummary:
-    """What a replay did.
+    """The work of a replay, in numbers.
 
     Attributes:
         task: what the model was taken for.
@@ -156,7 +156,7 @@ class ReplaySummary:
     unused_columns: tuple[TextColumn, ...] = field(default=())
 
     def describe(self) -> str:
-        """The summary in two or three lines."""
+        """Return the summary in two or three lines."""
         score = (
             f"accuracy {self.training_accuracy:.3f}"
             if self.training_accuracy is not None
@@ -249,7 +249,7 @@ class CsvReplay:
         yield from self._labels(writer, math.inf)
 
     def summary(self) -> ReplaySummary:
-        """What has been done so far."""
+        """Return what has been done so far."""
         n_train = self._options.train_rows
         return ReplaySummary(
             task=self.task,

@@ -1,4 +1,4 @@
-"""Where a detector's values are: for any past value, by the detector's count, its outcome index."""
+"""The places of a detector's values: for any past one, by its count, the outcome index."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class IndexMap:
         self._offsets = np.concatenate((self._offsets, offsets[begins]))
 
     def outcome(self, value: int, now: int) -> int:
-        """The outcome index of a value, as known at the value `now`; both are counts."""
+        """Return the outcome index of a value, as known at the value `now`; both are counts."""
         if len(self._starts) == 1:
             return max(0, value + int(self._offsets[0]))
         knots, offsets = self._known(now)
@@ -72,7 +72,7 @@ class IndexMap:
         self._drift = [value]
 
     def state(self, n_seen: int) -> list[list[int]]:
-        """Everything needed to go on after `n_seen` values."""
+        """Return everything needed to go on after `n_seen` values."""
         if len(self._starts) > 1:
             self._forget(n_seen - 1)
         runs = np.column_stack((self._starts, self._offsets))
@@ -84,7 +84,7 @@ class IndexMap:
         self._starts, self._offsets = knots[begins], offsets[begins]
 
     def _known(self, now: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The values whose place is known at `now`, and how many more outcomes there were."""
+        """Return the values of known place at `now`, and how many more outcomes there were."""
         levels = np.arange(now.bit_length() + 1)[:, np.newaxis]
         knots = ((now >> levels) - np.arange(_RECENT)) << levels
         knots = np.unique(np.append(knots[knots >= 0], self._drift).astype(np.int64))

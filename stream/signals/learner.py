@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import importlib
 import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
@@ -17,15 +18,14 @@ import numpy as np
 import river
 
 from streamgauge.detectors.errors import StreamgaugeError
-from streamgauge.stream.importing import import_object
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from streamgauge.stream.config import LearnerConfig, Task
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.outcomes import Outcome
     from streamgauge.stream.signals.loss import Loss
 
 _FORMAT = 1
@@ -49,10 +49,15 @@ class Learner:
         self.n_failed = 0
 
     def losses(self, outcomes: Sequence[Outcome], loss: Loss) -> NDArray[np.float64]:
-        """Score, then learn, one outcome after the other; the loss of each, shape (n,).
+        """Score, then learn, one outcome after the other; return the loss of each, shape (n,).
 
         An outcome without features, or one that the model raises on, is no news of the learner's
         quality: it counts 1 in `n_failed` and repeats no value (its loss is NaN).
+
+        Args:
+            outcomes: the next outcomes.
+            loss: has taken them, and no others since: each of the learner's losses is on the
+                scale that its outcome has left behind.
         """
         losses = np.full(len(outcomes), np.nan)
         for i, outcome in enumerate(outcomes):
@@ -64,7 +69,7 @@ class Learner:
                 y_pred = self._model.predict_one(x)
                 self._model.learn_one(x, outcome.y_true)
                 # A classifier that has seen no class yet predicts None, which is wrong.
-                value = 1.0 if y_pred is None else loss.one(outcome.y_true, y_pred)
+                value = 1.0 if y_pred is None else loss.one(outcome.y_true, y_pred, i)
             except Exception:  # noqa: BLE001 - any River model, any user's features
                 self.n_failed += 1
                 continue
@@ -72,7 +77,7 @@ class Learner:
         return losses
 
     def dump(self, key: bytes) -> bytes:
-        """The learner's whole state, sealed with `key`: River's models can only be pickled."""
+        """Return the whole state, sealed with `key`: River's models can only be pickled."""
         payload = pickle.dumps((self._model, self.n_failed), protocol=5)
         head = self._head()
         return msgspec.msgpack.encode([head, _seal(key, head, payload), payload])
@@ -104,8 +109,33 @@ class Learner:
         return f"format {_FORMAT}, river {river.__version__}, {self._config.path} {params}"
 
 
+class LearnerLosses:
+    """The source of the learner's losses.
+
+    Args:
+        learner: it learns whenever values are asked for; its state is sealed and stored apart.
+        loss: the deployed model's, whose `values` are asked for first.
+    """
+
+    def __init__(self, learner: Learner, loss: Loss) -> None:
+        self._learner = learner
+        self._loss = loss
+
+    def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+        return self._learner.losses(outcomes, self._loss)
+
+    def readings(self) -> dict[str, float]:
+        return {"n_failed": float(self._learner.n_failed)}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Do nothing: there is nothing to restore but what is sealed."""
+
+
 def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
-    """A River model by import path.
+    """Return a River model by import path.
 
     Where it has a `seed` that is not given, the seed is 0, so that a stream that is replayed
     gives the same losses.
@@ -115,7 +145,7 @@ def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
     """
     from river import base, compose  # noqa: PLC0415 - two seconds, for those who use a learner
 
-    factory = import_object(path)
+    factory = _import_object(path)
     try:
         model = factory(**_seeded(factory, params))
     except TypeError as error:
@@ -128,8 +158,27 @@ def make_river_model(path: str, params: dict[str, Any], task: Task) -> Any:
     return model
 
 
+def _import_object(path: str) -> Any:
+    """Return what an import path such as `river.linear_model.LogisticRegression` names.
+
+    Raises:
+        ValueError: there is no such module or attribute; the message says which.
+    """
+    module_name, _, name = path.rpartition(".")
+    if not module_name or path.startswith("."):
+        raise ValueError(f"{path!r} is not an import path; write it as package.module.Name")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"cannot import {module_name!r} for {path!r}: {error}") from None
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise ValueError(f"module {module_name!r} has no {name!r}") from None
+
+
 def check_keepable(model: Any) -> None:
-    """Whether a model's state can be stored at all.
+    """Check that a model's state can be stored at all.
 
     Raises:
         ValueError: it cannot be pickled, or not be had back.

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from streamgauge.stream.join import same_value
+from streamgauge.stream.outcomes import (
+    P_MIN,
+    absolute_error,
+    absolute_errors,
+    log_losses,
+    same_value,
+    wrong,
+)
+from streamgauge.stream.signals.signal import Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,39 +28,36 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streamgauge.stream.config import ModelConfig, Task
-    from streamgauge.stream.events import Probability, Value
-    from streamgauge.stream.join import Outcome
+    from streamgauge.stream.events import Value
+    from streamgauge.stream.outcomes import Outcome
 
-# A true class with less probability costs no more: one certain mistake must not outweigh all.
-_P_MIN = 0.001
 # Outcomes that set the scale of a regression's errors.
 _N_SCALE = 1000
-# Beyond this a square overflows.
-_ERROR_MAX = 1e150
 
 
-class Loss(Protocol):
+class Loss(Source, Protocol):
     """Makes outcomes numbers in [0, 1], in order; 0 is right."""
 
-    def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-        """One loss for each outcome."""
+    def one(self, y_true: Value, y_pred: Value, position: int = -1) -> float:
+        """Return the loss of another prediction of an outcome, on the scale that it left behind.
+
+        Args:
+            y_true: the outcome's label.
+            y_pred: the other prediction.
+            position: the outcome's among those that `values` took last; -1 is the last one's.
+        """
         ...
-
-    def one(self, y_true: Value, y_pred: Value) -> float:
-        """The loss of another prediction of the same outcome, on the scale as it stands."""
-        ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 class _Stateless:
+    def readings(self) -> dict[str, float]:
+        return {}
+
     def state(self) -> dict[str, Any]:
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """There is nothing to restore."""
+        """Do nothing: there is nothing to restore."""
 
 
 class ZeroOneLoss(_Stateless):
@@ -61,7 +66,7 @@ class ZeroOneLoss(_Stateless):
     def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
         return wrong(outcomes)
 
-    def one(self, y_true: Value, y_pred: Value) -> float:
+    def one(self, y_true: Value, y_pred: Value, position: int = -1) -> float:  # noqa: ARG002
         return float(not same_value(y_true, y_pred))
 
 
@@ -74,7 +79,7 @@ class LogLoss(ZeroOneLoss):
     """
 
     def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-        bounded: NDArray[np.float64] = log_losses(outcomes) / -math.log(_P_MIN)
+        bounded: NDArray[np.float64] = log_losses(outcomes) / -math.log(P_MIN)
         return bounded
 
 
@@ -90,17 +95,21 @@ class ScaledAbsoluteError:
     def __init__(self) -> None:
         self._errors: list[float] = []
         self._scale = 0.0
+        # What the scale was after each of the last outcomes, as long as it was running.
+        self._running: list[float] = []
 
     def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
         errors = absolute_errors(outcomes)
         n_running = min(len(errors), _N_SCALE - len(self._errors))
         losses = np.empty_like(errors)
+        self._running = []
         for i in range(n_running):
             error = float(errors[i])
             insort(self._errors, error)
             n_zero = bisect_right(self._errors, 0.0)
             if n_zero < len(self._errors):
                 self._scale = self._errors[(n_zero + len(self._errors)) // 2]
+            self._running.append(self._scale)
             losses[i] = _scaled(error, self._scale)
         rest = errors[n_running:]
         if self._scale > 0:
@@ -109,8 +118,13 @@ class ScaledAbsoluteError:
             losses[n_running:] = rest > 0
         return losses
 
-    def one(self, y_true: Value, y_pred: Value) -> float:
-        return _scaled(_absolute_error(y_true, y_pred), self._scale)
+    def one(self, y_true: Value, y_pred: Value, position: int = -1) -> float:
+        was_running = 0 <= position < len(self._running)
+        scale = self._running[position] if was_running else self._scale
+        return _scaled(absolute_error(y_true, y_pred), scale)
+
+    def readings(self) -> dict[str, float]:
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {"errors": self._errors, "scale": self._scale}
@@ -120,7 +134,7 @@ class ScaledAbsoluteError:
 
 
 def make_loss(config: ModelConfig, task: Task) -> Loss:
-    """The loss that a model's version is monitored by."""
+    """Return the loss that a model's version is monitored by."""
     # Whoever makes a monitor may give it another task than the configuration's.
     name = config.loss if config.settled_task == task else None
     name = name or ("zero_one" if task == "classification" else "scaled_absolute")
@@ -132,50 +146,5 @@ def make_loss(config: ModelConfig, task: Task) -> Loss:
     return losses[name]()
 
 
-def wrong(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-    """1 for each outcome whose class is wrong."""
-    return np.array([not same_value(o.y_true, o.y_pred) for o in outcomes], dtype=np.float64)
-
-
-def absolute_errors(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-    """|y_true - y_pred| for each outcome, in the target's unit, at most 1e150."""
-    return np.array([_absolute_error(o.y_true, o.y_pred) for o in outcomes], dtype=np.float64)
-
-
-def log_losses(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-    """-ln p(true class) for each outcome, in nats, with p at least 0.001: at most 6.91."""
-    p = np.array([_p_true(o) for o in outcomes], dtype=np.float64)
-    losses: NDArray[np.float64] = 0.0 - np.log(np.maximum(p, _P_MIN))  # never -0.0
-    return losses
-
-
-def _absolute_error(y_true: Value, y_pred: Value) -> float:
-    error = abs(float(y_true) - float(y_pred))
-    # In this order NaN becomes the maximum: diverged weights are as wrong as can be.
-    return min(_ERROR_MAX, error)
-
-
 def _scaled(error: float, scale: float) -> float:
     return error / (error + scale) if error > 0 else 0.0
-
-
-def _p_true(outcome: Outcome) -> float:
-    probability: Probability | None = outcome.probability
-    if isinstance(probability, dict):
-        for key in _class_keys(outcome.y_true):
-            if key in probability:
-                return probability[key]
-        return 0.0
-    p = 1.0 if probability is None else probability
-    return p if same_value(outcome.y_true, outcome.y_pred) else 1.0 - p
-
-
-def _class_keys(value: Value) -> tuple[str, ...]:
-    """How a class may be written as the key of a JSON object."""
-    if isinstance(value, bool):
-        return ("true", "True") if value else ("false", "False")
-    if isinstance(value, float) and value.is_integer():
-        return (str(value), str(int(value)))
-    if isinstance(value, int):
-        return (str(value), f"{value}.0")
-    return (str(value),)

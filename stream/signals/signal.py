@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from streamgauge.detectors import DetectorError, detector_from_state, make_detector
 from streamgauge.stream.signals.index_map import IndexMap
+from streamgauge.stream.signals.names import CLOCKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from streamgauge.detectors import Alarm, Detector
     from streamgauge.stream.config import DetectorConfig
+    from streamgauge.stream.outcomes import Outcome
+
+
+class Source(Protocol):
+    """Makes outcomes the values of a signal, in order."""
+
+    def values(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+        """Return a value in [0, 1] for each outcome, NaN where it has none; shape (n,)."""
+        ...
+
+    def readings(self) -> dict[str, float]:
+        """Return what is to be published of the source itself, by name."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return everything needed to go on, but for what is sealed and stored apart."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `state()` described."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +54,7 @@ class SignalAlarm:
 
 @dataclass(frozen=True, slots=True)
 class DetectorFailure:
-    """A detector failed on the value of an outcome, for the `n`-th time; it goes on without."""
+    """A detector's failure on the value of an outcome, its `n`-th; it goes on without the value."""
 
     index: int
     signal: str
@@ -42,15 +64,21 @@ class DetectorFailure:
 
 
 class Signal:
-    """The detectors of one signal.
+    """A source of values and the detectors on it.
 
     Args:
-        name: the signal's name.
+        name: the signal's name, one of `signal_names`.
         configs: every detector of the model by name; those of other signals are left out.
+        source: makes the values that `update` is to take.
+
+    Attributes:
+        clock: what it has a value for: each outcome, or each prediction.
     """
 
-    def __init__(self, name: str, configs: Mapping[str, DetectorConfig]) -> None:
+    def __init__(self, name: str, configs: Mapping[str, DetectorConfig], source: Source) -> None:
         self.name = name
+        self.clock = CLOCKS[name]
+        self.source = source
         # By name: their order in a file decides nothing.
         self._configs = {key: c for key, c in sorted(configs.items()) if c.signal == name}
         self._detectors: dict[str, Detector] = {
@@ -117,18 +145,20 @@ class Signal:
                 self._detectors[name].rebaseline()
 
     def readings(self) -> dict[str, float]:
-        """The signal's mean and each detector's numbers, by `<detector>.<reading>`."""
+        """Return the mean, each detector's numbers by `<detector>.<reading>`, the source's own."""
         values = {"mean": self._total / self._n} if self._n else {}
         for name, detector in self._detectors.items():
             for key, value in detector.readings().items():
                 values[f"{name}.{key}"] = value
             if self._n_failed[name]:
                 values[f"{name}.n_failed"] = float(self._n_failed[name])
+        values.update(self.source.readings())
         return values
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Return everything needed to go on."""
         return {
+            "source": self.source.state(),
             "n": self._n,
             "total": self._total,
             "n_failed": self._n_failed,
@@ -143,11 +173,14 @@ class Signal:
         }
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
-        """Become what `state()` described; the names of detectors that had to start afresh.
+        """Become what `state()` described.
 
-        A detector that is configured otherwise than its state, or whose state this version
-        cannot read, starts afresh. One that the state does not know is new, and not named.
+        Returns:
+            The names of the detectors that start afresh: those that are configured otherwise than
+            their state, or whose state this version cannot read. One that the state does not know
+            is new, and not named.
         """
+        self.source.restore(state["source"])
         self._n, self._total = state["n"], state["total"]
         afresh = []
         for name, config in self._configs.items():
@@ -167,7 +200,7 @@ class Signal:
         return afresh
 
     def _fits(self, name: str, params: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
-        """Whether a stored detector has the configured parameters, defaults written out or not."""
+        """Return whether a stored detector has the configured parameters, written out or not."""
         resolved = self._detectors[name].state().get("params")
         return params == self._configs[name].params or resolved == stored.get("params")
 
@@ -175,7 +208,7 @@ class Signal:
 def _fed(
     detector: Detector, values: NDArray[np.float64]
 ) -> list[tuple[int, Alarm | DetectorError | ValueError]]:
-    """Feed a detector whatever it takes; its alarms and failures, by position in `values`."""
+    """Feed a detector what it takes; return its alarms and failures by position in `values`."""
     said: list[tuple[int, Alarm | DetectorError | ValueError]] = []
     pieces = [(0, values)]
     while pieces:

@@ -15,21 +15,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from streamgauge.consumers.broker import Checkpoint, Commit
+from streamgauge.consumers.broker import Checkpoint
+from streamgauge.consumers.clock import wall_clock_ms
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow.sink import MLflowSink
 from streamgauge.consumers.mlflow.store import connect
 from streamgauge.consumers.terminal.tables import plain_table
-from streamgauge.consumers.worker import Worker
 from streamgauge.stream.align import merge
-from streamgauge.stream.config import load_config
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.events import decode_label, decode_prediction
 from streamgauge.stream.join import ModelJoin
 from streamgauge.stream.monitor import Monitor
-from tests.bench.measuring import Clock, describe, median_us
+from streamgauge.stream.records import MONITOR_INPUTS
+from tests.bench.measuring import Clock, describe, median_us, timed_commit
 from tests.bench.naive import naive_loop
 from tests.bench.workload import Workload, generate
+from tests.support.harness import monitor_worker
 
 BIAS = """
 What this does not show. It was written by the authors of one side. One process and one client on
@@ -65,11 +67,11 @@ def produce(broker, sent):
 
 
 def work(broker, config):
-    with broker.join_group() as tasks:
-        worker = Worker(config, tasks, state_key=b"bench")
+    with broker.join_group(MONITOR_INPUTS) as tasks:
+        worker = monitor_worker(config, tasks, state_key=b"bench")
         worker.start()
         # As `run --until-idle`, without its last wait for more input.
-        while worker.step(0.0):
+        while worker.step(0.0, wall_clock_ms()):
             pass
 
 
@@ -102,24 +104,17 @@ def stages(sent, clock):
         config = config_for(Path(folder))
         with EmbeddedBroker(config) as broker:
             produce(broker, sent)
-            with broker.join_group() as tasks:
+            with broker.join_group(MONITOR_INPUTS) as tasks:
                 tasks.rebalance()
                 engine = Engine(config, state_key=b"bench")
-                position = Checkpoint()
+                checkpoint = Checkpoint(offsets=(0, 0))
                 batches = []
                 while polled := clock.time("poll", tasks.poll, 0.0):
                     (batch,) = polled
                     batches.append(batch)
-                    outputs = clock.time("process", engine.process, batch.predictions, batch.labels)
-                    chunks = clock.time("take_chunks", engine.drain_chunks)
-                    position = Checkpoint(
-                        position.sequence + 1,
-                        position.prediction_offset + len(batch.predictions),
-                        position.label_offset + len(batch.labels),
-                        engine.digest,
-                        "",
-                    )
-                    clock.time("commit", tasks.commit, 0, Commit(position, outputs, chunks))
+                    commit = timed_commit(clock, engine, checkpoint, batch)
+                    checkpoint = commit.after
+                    clock.time("commit", tasks.commit, 0, commit)
             parts_of_process(config, batches, clock)
 
 
@@ -144,7 +139,7 @@ def decode(config, batch):
             is_label,
             (decode_label if is_label else decode_prediction)(r.value, r.timestamp_ms, limits),
         )
-        for is_label, r in merge(batch.predictions, batch.labels)
+        for is_label, r in merge(batch.inputs)
     ]
 
 
@@ -231,14 +226,14 @@ def show_stages(console, workload, us):
     row("whole path", whole)
     row("  produce", us["produce"])
     row("  worker", us["worker"])
-    for name in ("poll", "process", "take_chunks", "commit"):
+    for name in ("poll", "process", "drain_chunks", "commit"):
         row(f"    {name}", us[name])
         if name == "process":
             for part in ("decode", "join", "monitor"):
                 row(f"      {part}, alone", us[part])
     row("naive loop, no MLflow", us["naive"], of=None)
     console.print(table)
-    core = us["process"] + us["take_chunks"]
+    core = us["process"] + us["drain_chunks"]
     console.print(
         f"against the naive loop without MLflow ({us['naive']:.2f} us): pure core"
         f" {_ratio(us['naive'], core)}, worker {_ratio(us['naive'], us['worker'])}, whole path"

@@ -19,14 +19,15 @@ from pathlib import Path
 from kafka import TopicPartition
 from rich.console import Console
 
-from streamgauge.consumers.broker import Checkpoint, Commit
+from streamgauge.consumers.broker import Checkpoint
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.client import make_consumer
 from streamgauge.consumers.kafka.topics import Admin
 from streamgauge.consumers.terminal.tables import plain_table
-from streamgauge.stream.config import load_config
 from streamgauge.stream.engine import Engine
-from tests.bench.measuring import describe, median_us
+from streamgauge.stream.records import MONITOR_INPUTS
+from tests.bench.measuring import describe, median_us, timed_commit
 from tests.bench.naive import naive_loop
 from tests.bench.workload import Sent, Workload, generate
 from tests.support.kafka.cluster import Cluster
@@ -110,31 +111,24 @@ def naive(consumer, n_events):
 
 def work(config, n_events, clock):
     """The worker's loop with a clock on each stage."""
-    with KafkaBroker(config) as broker, broker.join_group() as tasks:
+    with KafkaBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         taken_over = {}
         while not taken_over:
-            taken_over = tasks.rebalance().taken_over
+            taken_over = tasks.rebalance().restored
         engine = Engine(config, state_key=b"bench")
-        position, n = Checkpoint(), 0
+        checkpoint, n = Checkpoint(offsets=(0, 0)), 0
 
         def until_done():
-            nonlocal position, n
+            nonlocal checkpoint, n
             while n < n_events:
                 for batch in clock.time("poll", tasks.poll, POLL_MS / 1000):
-                    outputs = clock.time("process", engine.process, batch.predictions, batch.labels)
-                    chunks = clock.time("take_chunks", engine.drain_chunks)
-                    position = Checkpoint(
-                        position.sequence + 1,
-                        position.prediction_offset + len(batch.predictions),
-                        position.label_offset + len(batch.labels),
-                        engine.digest,
-                        "",
-                    )
-                    clock.time("commit", tasks.commit, 0, Commit(position, outputs, chunks))
-                    n += len(batch.predictions) + len(batch.labels)
+                    commit = timed_commit(clock, engine, checkpoint, batch)
+                    checkpoint = commit.after
+                    clock.time("commit", tasks.commit, 0, commit)
+                    n += len(batch)
 
         clock.time("worker", until_done)
-        clock.seconds["commits"] = position.sequence
+        clock.seconds["commits"] = checkpoint.sequence
 
 
 def measure_workload(bootstrap, workload, options):
@@ -162,7 +156,7 @@ def show(console, workload, us):
 
     row("raw poll", us["raw poll"])
     row("worker", us["worker"])
-    for name in ("poll", "process", "take_chunks", "commit"):
+    for name in ("poll", "process", "drain_chunks", "commit"):
         row(f"  {name}", us[name], f"{us[name] / us['worker']:.0%}")
     row("naive loop, no MLflow", us["naive"])
     console.print(table)

@@ -18,15 +18,15 @@ import time
 from pathlib import Path
 
 from kafka import TopicPartition
+from tests.support.kafka.processes import ProcessGroup
 
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, internal_topic
-from streamgauge.stream.config import load_config
 from tests.bench.measuring import describe
 from tests.bench.workload import START_MS
 from tests.support.kafka.cluster import Cluster
-from tests.support.kafka.processes import ProcessGroup
 
 N_PARTITIONS = 6
 N_JOINED = 20  # outcomes of each model, so that it has a monitor

@@ -12,6 +12,8 @@ from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 
+from streamgauge.consumers.broker import Checkpoint, Commit
+
 
 class Clock:
     """Seconds by name, added up; of the wall's clock, or of that given."""
@@ -58,3 +60,14 @@ def _processor():
     except OSError:
         return platform.processor()
     return next((line.partition(": ")[2] for line in lines if "model name" in line), "unknown")
+
+
+def timed_commit(clock, engine, before, batch):
+    """What the worker makes of a batch, with a clock on each of its stages."""
+    outputs = clock.time("process", engine.process, batch.inputs)
+    chunks = clock.time("drain_chunks", engine.drain_chunks)
+    offsets = tuple(
+        n + len(records) for n, records in zip(before.offsets, batch.inputs, strict=True)
+    )
+    after = Checkpoint(before.sequence + 1, offsets, engine.digest, "")
+    return Commit(before, after, outputs, chunks)

@@ -26,11 +26,12 @@ from streamgauge.consumers import run as running
 from streamgauge.consumers import verify as verifying
 from streamgauge.consumers.broker import BrokerError, NotRetainedError
 from streamgauge.consumers.cli.main import cli, main
-from streamgauge.consumers.connect import read_config
+from streamgauge.consumers.config import read_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow import service as mlflow_service
 from streamgauge.consumers.traffic.demo_stream import demo_stream
 from streamgauge.consumers.verify import Verified, verify_all
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.harness import START_MS, read_topic
 from tests.support.processes import killed_at_last
 
@@ -190,7 +191,7 @@ REFUSED = {
     "unknown keys": (
         f"run -c {{unknown_keys}} {VALID}",
         2,
-        "broker.partitons: unknown key; .*; defaults.polcy: unknown key",
+        "defaults.polcy: unknown key; .*; broker.partitons: unknown key",
     ),
     "unknown detector": (
         "config check {unknown_detector}",
@@ -437,16 +438,17 @@ def test_replay_and_run_sum_up_what_was_seen_and_found(streamgauge, csv_path, tm
         "n_predictions": 3000,
         "n_labels": n_labels + n_twice,
         "n_outcomes": n_labels,
+        "n_duplicate_predictions": 0,
+        "n_duplicate": n_twice,
+        "n_correction": 0,
+        "n_expired": 0,
+        "n_orphaned": 0,
+        "n_released_early": 0,
+        "n_pending": n_never,
+        "n_early": 0,
+        "n_held": 0,
+        "n_unmonitored": 0,
         "n_dead_letters": 0,
-        "join": {
-            "duplicate": n_twice,
-            "correction": 0,
-            "expired": 0,
-            "orphaned": 0,
-            "pending": n_never,
-            "held": 0,
-            "duplicate_predictions": 0,
-        },
         "n_models_evicted": 0,
     }
     assert {" ".join(alarm) for alarm in alarms} == {
@@ -475,7 +477,7 @@ def assert_one_request(requests, alarms):
     assert request.pop("id")
     assert request == {
         "specversion": "1.0",
-        "source": "/streamgauge/streamgauge/0",
+        "source": "/streamgauge/streamgauge",
         "type": "io.streamgauge.retrain.requested.v1",
         "subject": "m/1",
         "time": request["time"],
@@ -601,8 +603,8 @@ def test_config_check_says_what_is_wrong_a_line_each(streamgauge, unusable):
     ended = streamgauge("config", "check", unusable["unknown_keys"])
     assert (ended.status, ended.out) == (2, "")
     first, second = ended.err.splitlines()
-    assert first.startswith("error: broker.partitons: unknown key")
-    assert second.startswith("error: defaults.polcy: unknown key")
+    assert first.startswith("error: defaults.polcy: unknown key")
+    assert second.startswith("error: broker.partitons: unknown key")
 
 
 def test_outcomes_held_until_they_are_mature_are_summed_up(streamgauge, tmp_path):
@@ -614,7 +616,7 @@ def test_outcomes_held_until_they_are_mature_are_summed_up(streamgauge, tmp_path
         "run", "--until-idle", "--no-sink", "--summary", tmp_path / "s.json", *common
     )
     assert "0 outcomes (1,200 held by label_maturity), 0 dead letters" in ended.err
-    assert json.loads((tmp_path / "s.json").read_text())["join"]["held"] == 1200
+    assert json.loads((tmp_path / "s.json").read_text())["n_held"] == 1200
 
 
 @pytest.mark.parametrize(
@@ -726,7 +728,7 @@ LABEL_17 = "(SELECT id << 40 FROM logs WHERE topic = 'labels') + 17"
             "commit 1: the digest is [0-9a-f]{32} in the journal, [0-9a-f]{32} in the replay",
         ),
         (
-            "UPDATE journal SET label_to = label_to - 1 WHERE sequence = 1",
+            "UPDATE journal SET offsets_to = json_replace(offsets_to, '$[1]', 1) WHERE sequence = 1",
             "commit 1: the digest is ",
         ),
     ],
@@ -760,7 +762,7 @@ def test_verify_says_so_when_the_input_is_no_longer_retained(streamgauge, worked
             streamgauge("produce", "--topic", topic, *common, stdin=b"\n".join(new))
         streamgauge("run", "--until-idle", "--no-sink", *common)
     assert streamgauge("verify", "--data-dir", worked).status == 0
-    with EmbeddedBroker(config) as broker, closing(broker.join_group()) as tasks:
+    with EmbeddedBroker(config) as broker, closing(broker.join_group(MONITOR_INPUTS)) as tasks:
         tasks.rebalance()
         broker.apply_retention(time.time_ns() // 1_000_000 + 8 * 86_400_000)
     with EmbeddedBroker(config) as broker:

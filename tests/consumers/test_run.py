@@ -15,6 +15,7 @@ from streamgauge.consumers.broker import PartitionsTakenError
 from streamgauge.consumers.child_process import SinkProcess
 from streamgauge.consumers.connect import open_broker
 from streamgauge.consumers.run import run
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.harness import crowded_config
 
 # In place of the sink: each notes in a file that it has started, and then does as it is named.
@@ -55,7 +56,7 @@ def until(condition):
 
 def taken_over(tasks):
     try:
-        return tasks.rebalance().taken_over
+        return tasks.rebalance().restored
     except PartitionsTakenError:
         return ()
 
@@ -124,7 +125,7 @@ def test_a_signal_while_the_sink_drains_keeps_the_rest_for_the_next_run(
             time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGINT)
         # The work is done, so others may have the partitions at once.
-        with open_broker(config) as broker, broker.join_group() as tasks:
+        with open_broker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
             until(lambda: free.extend(taken_over(tasks)) or free)
         time.sleep(0.5)
         assert not ended.is_set()

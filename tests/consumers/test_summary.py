@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from streamgauge.consumers.clock import wall_clock_ms
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.summary import describe, read_all, summarize
-from streamgauge.consumers.worker import Worker
-from streamgauge.stream.config import load_config
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.builders import Feed
-from tests.support.harness import STATE_KEY, crowded_config, send, traffic
+from tests.support.harness import (
+    STATE_KEY,
+    crowded_config,
+    monitor_worker,
+    send,
+    totals_of,
+    traffic,
+)
 
 N_PARTITIONS = 4
 
@@ -22,23 +30,23 @@ def worked(tmp_path_factory):
     config = crowded_config(
         folder, broker={"data_dir": str(folder / "data"), "partitions": N_PARTITIONS}
     )
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         send(broker, traffic(seed=3, n_per_model=400))
-        worker = Worker(config, tasks, state_key=STATE_KEY)
-        worker.run(until_idle=True, should_stop=lambda: False)
+        worker = monitor_worker(config, tasks, state_key=STATE_KEY)
+        worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
     return config, worker
 
 
 def summary_of(worked, partitions):
     config, worker = worked
     with open_broker(config) as broker:
-        return summarize(broker, config, partitions, worker.totals(), 1.0)
+        return summarize(broker, config, partitions, totals_of(worker), 1.0)
 
 
 def test_alarms_and_requests_are_of_the_partitions_that_are_counted(worked):
     config, worker = worked
-    assert worker.partitions() == frozenset(range(N_PARTITIONS))
-    whole = summary_of(worked, worker.partitions())
+    assert worker.processors().keys() == frozenset(range(N_PARTITIONS))
+    whole = summary_of(worked, worker.processors().keys())
     with open_broker(config) as broker:
         written = {r.partition for r in read_all(broker, config.topics.alarms)}
     assert len(written) > 1, "the test is worth what is in it"
@@ -55,7 +63,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_summed_up(tmp_path, caplog
         with broker.producer() as producer:
             producer.send(config.topics.alarms, b'{"model": "m"}')
             producer.send(config.topics.retrain, b"[]")
-        totals = Worker(config, broker.join_group()).totals()
+        totals = totals_of(monitor_worker(config, broker.join_group(MONITOR_INPUTS)))
         summary = summarize(broker, config, {0}, totals, 1.0)
     assert (summary["alarms"], summary["retrain_requests"]) == ([], [])
     assert [
@@ -76,7 +84,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_summed_up(tmp_path, caplog
 def test_the_line_says_which_partitions_where_it_is_not_all(tmp_path, partitions, beginning):
     config = load_config({"broker": {"data_dir": str(tmp_path), "partitions": N_PARTITIONS}})
     with EmbeddedBroker(config) as broker:
-        totals = Worker(config, broker.join_group()).totals()
+        totals = totals_of(monitor_worker(config, broker.join_group(MONITOR_INPUTS)))
         summary = summarize(broker, config, partitions, totals, 1.0)
     assert summary["partitions"] == sorted(partitions)
     assert describe(summary).startswith(beginning)
@@ -87,10 +95,10 @@ def test_the_line_says_how_many_predictions_were_repeated(tmp_path):
     feed = Feed()
     for i in range(15):
         feed.predict(f"{i % 5}")
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         send(broker, [("predictions", r.value, r.key, (), r.timestamp_ms) for r in feed.merged])
-        worker = Worker(config, tasks)
-        worker.run(until_idle=True, should_stop=lambda: False)
-        summary = summarize(broker, config, worker.partitions(), worker.totals(), 1.0)
-    assert summary["join"]["duplicate_predictions"] == 10
+        worker = monitor_worker(config, tasks)
+        worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
+        summary = summarize(broker, config, worker.processors().keys(), totals_of(worker), 1.0)
+    assert summary["n_duplicate_predictions"] == 10
     assert "in all 15 predictions (10 of known ids, ignored), " in describe(summary)

@@ -22,18 +22,23 @@ import yaml
 from streamgauge.consumers import worker as module
 from streamgauge.consumers.broker import BrokerError, PartitionsTakenError
 from streamgauge.consumers.cli.main import main
+from streamgauge.consumers.clock import wall_clock_ms
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import STATE_KEY_VARIABLE
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
-from streamgauge.consumers.worker import CommitFailedError, Worker
+from streamgauge.consumers.worker import CommitFailedError
 from streamgauge.detectors import make_detector
-from streamgauge.stream.config import load_config
+from streamgauge.stream.records import MONITOR_INPUTS
+from streamgauge.stream.totals import Totals
 from tests.support.harness import (
     START_MS,
     STATE_KEY,
     crowded_config,
     differences,
+    monitor_worker,
     n_commits,
     send,
+    totals_of,
     traffic,
     work_to_the_end,
 )
@@ -136,8 +141,10 @@ def test_a_stop_signal_ends_it_after_a_commit_with_status_0(sent, uninterrupted,
 def test_nothing_to_do_is_no_end_without_until_idle(tmp_path):
     config = crowded_config(tmp_path / "data")
     calls = iter([False, False, True])
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
-        Worker(config, tasks).run(until_idle=False, should_stop=lambda: next(calls))
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
+        monitor_worker(config, tasks).run(
+            until_idle=False, should_stop=lambda: next(calls), clock_ms=wall_clock_ms
+        )
     assert next(calls, "all used") == "all used"
 
 
@@ -149,7 +156,7 @@ def test_a_second_worker_on_the_folder_is_refused(tmp_path, capsys, monkeypatch)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     monkeypatch.setattr(sys, "argv", ["streamgauge", "run", "-c", str(path)])
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         tasks.rebalance()
         with pytest.raises(SystemExit) as end:
             main()
@@ -167,30 +174,30 @@ def test_a_fenced_worker_drops_its_state_and_takes_over_anew(
 ):
     monkeypatch.setattr(module, "_RETRY_S", 0.01)
     config = copy_of(sent, tmp_path / "data")
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
-        fenced = Worker(config, tasks, state_key=STATE_KEY)
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
+        fenced = monitor_worker(config, tasks, state_key=STATE_KEY)
         fenced.start()
-        fenced.step(0.0)
+        fenced.step(0.0, wall_clock_ms())
         # Without the lock files only the epochs are left to keep two workers apart.
         shutil.rmtree(tmp_path / "data" / "locks")
-        with broker.join_group() as other_tasks:
-            other = Worker(config, other_tasks, state_key=STATE_KEY)
+        with broker.join_group(MONITOR_INPUTS) as other_tasks:
+            other = monitor_worker(config, other_tasks, state_key=STATE_KEY)
             other.start()
             for _ in range(5):
-                other.step(0.0)
+                other.step(0.0, wall_clock_ms())
             before = n_commits(config)
-            fenced.step(0.0)
+            fenced.step(0.0, wall_clock_ms())
             assert n_commits(config) == before == [6, 6]
             assert [r.getMessage() for r in caplog.records] == [
                 f"partition {p}: lost: partition {p} was taken over by another worker"
                 " (epoch 2, this worker had 1); nothing was written"
                 for p in (0, 1)
             ]
-            assert not any(fenced.totals())
+            assert totals_of(fenced) == Totals()
             fenced.start()  # Hears of what it has lost.
             with pytest.raises(PartitionsTakenError, match="is owned by another worker"):
                 fenced.start()
-        fenced.run(until_idle=True, should_stop=lambda: False)
+        fenced.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
     assert differences(uninterrupted, config) == []
 
 
@@ -237,10 +244,10 @@ def test_a_commit_that_times_out_is_done_over_without_loss_or_repeat(
     n_expected = sum(n_commits(uninterrupted))
     # The first, one amid, two in a row, and the last.
     busy = [1, 9, 20, 21, n_expected + 4]
-    with EmbeddedBroker(impatient) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(impatient) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         waiting = KeptWaiting(tasks, config, busy, n_busy_rebalances)
-        worker = Worker(impatient, waiting, state_key=STATE_KEY)
-        worker.run(until_idle=True, should_stop=lambda: False)
+        worker = monitor_worker(impatient, waiting, state_key=STATE_KEY)
+        worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
     assert waiting.n_commits == n_expected + len(busy)
     assert differences(uninterrupted, config) == []
 
@@ -275,11 +282,11 @@ def test_a_commit_that_fails_for_good_ends_the_run_after_a_few_ever_slower_attem
     config = copy_of(sent, tmp_path / "data")
     waits = []
     monkeypatch.setattr(module.time, "sleep", waits.append)
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         failing = Failing(tasks, range(7, 1000))
-        worker = Worker(config, failing, state_key=STATE_KEY)
+        worker = monitor_worker(config, failing, state_key=STATE_KEY)
         with pytest.raises(CommitFailedError, match=r"commit 4 failed 5 times: the disk is full"):
-            worker.run(until_idle=True, should_stop=lambda: False)
+            worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
     assert waits == [0.5, 0.5, 1, 1, 2, 2, 4, 4]
     assert n_commits(config) == [3, 3]
     work_to_the_end(config)
@@ -342,10 +349,10 @@ def test_a_learner_sealed_with_another_key_starts_afresh_and_all_else_goes_on(
     config = copy_of(sent, tmp_path / "data", learner=True)
     with pytest.raises(Crash):
         work_to_the_end(config, wrap=lambda tasks: Crashing(tasks, 30, after=True))
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
-        worker = Worker(config, tasks, state_key=b"another key")
-        worker.run(until_idle=True, should_stop=lambda: False)
-        n_outcomes = worker.totals().n_outcomes
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
+        worker = monitor_worker(config, tasks, state_key=b"another key")
+        worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
+        n_outcomes = totals_of(worker).n_outcomes
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert warning.startswith("partition 1: plain/1: the learner's state was sealed with another")
     right = copy_of(sent, tmp_path / "right", learner=True)

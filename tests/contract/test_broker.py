@@ -1,22 +1,13 @@
-"""What every broker promises; crossed with every broker there is.
-
-A broker joins by a harness: the settings of an empty log with two partitions, how to make a
-worker lose its partitions behind its back, and whether several workers share the partitions.
-"""
+"""What every broker promises; crossed with every broker there is."""
 
 import json
 import multiprocessing
-import shutil
-import threading
 import time
 from collections import defaultdict
 from contextlib import ExitStack
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-from kafka import TopicPartition
-from kafka.admin import MemberToRemove
 
 from streamgauge.consumers.broker import (
     BrokerError,
@@ -28,14 +19,13 @@ from streamgauge.consumers.broker import (
     Rebalance,
     UnknownTopicError,
 )
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker as open_configured
 from streamgauge.consumers.embedded import broker as embedded_broker
 from streamgauge.consumers.kafka import ranges as kafka_ranges
-from streamgauge.consumers.kafka.topics import Admin
-from streamgauge.stream.config import load_config
-from streamgauge.stream.records import Output, Record
+from streamgauge.stream.records import MONITOR_INPUTS, Output, Record
+from tests.support.broker_harness import HARNESSES, N_PARTITIONS
 
-N_PARTITIONS = 2
 DEADLINE_S = 40.0
 spawn = multiprocessing.get_context("spawn")
 
@@ -44,82 +34,7 @@ def open_broker(settings):
     return open_configured(load_config(settings))
 
 
-class EmbeddedHarness:
-    workers_share = False
-
-    def __init__(self, request):
-        folder = request.getfixturevalue("tmp_path") / "broker"
-        self.settings = {
-            "broker": {"data_dir": str(folder), "partitions": N_PARTITIONS},
-            "worker": {"batch_max": 4},
-        }
-
-    def expire(self, broker, topic):
-        broker.apply_retention(time.time_ns() // 1_000_000 + 8 * 86_400_000)
-
-    def go_on(self, tasks):
-        """It never stopped."""
-
-    def lose_partitions(self, tasks):
-        """What a mistaken clean-up does: the locks are free while their holders live."""
-        shutil.rmtree(Path(self.settings["broker"]["data_dir"]) / "locks")
-
-
-class KafkaHarness:
-    workers_share = True
-
-    def __init__(self, request):
-        prefix = request.getfixturevalue("kafka_prefix")
-        names = load_config({}).topics.model_dump()
-        # To be told that another is at work takes the sum of both: long enough to see its death.
-        is_long = request.node.get_closest_marker("long_session")
-        session, timeout = ("8s", "4s") if is_long else ("2s", "10s")
-        self.settings = {
-            "app": prefix,
-            "broker": {
-                "kind": "kafka",
-                "bootstrap_servers": request.getfixturevalue("kafka").bootstrap,
-                "session_timeout": session,
-                "timeout": timeout,
-                # Kafka goes by the records' own times, and those of tests are long past.
-                "retention": {"age": "36500d"},
-            },
-            "topics": {field: f"{prefix}-{name}" for field, name in names.items()},
-            "worker": {"batch_max": 4},
-        }
-        with Admin(load_config(self.settings)) as admin:
-            admin.create(N_PARTITIONS, 1)
-
-    def expire(self, broker, topic):
-        places = [TopicPartition(topic, partition) for partition in range(N_PARTITIONS)]
-        with Admin(load_config(self.settings)) as admin:
-            # -1 is the end.
-            admin._client.delete_records(dict.fromkeys(places, -1))
-
-    def go_on(self, tasks):
-        """A suspended worker goes on."""
-        tasks._membership._closing.clear()
-        threading.Thread(target=tasks._membership._follow, daemon=True).start()
-
-    def lose_partitions(self, tasks):
-        """What happens to a worker that is suspended for long: the group goes on without it."""
-        tasks._membership._closing.set()
-        tasks._membership._thread.join()
-        with Admin(load_config(self.settings)) as admin:
-            group = self.settings["app"]
-            members = admin._client.describe_groups([group])[group]["members"]
-            admin._client.remove_group_members(
-                group, [MemberToRemove(member_id=m["member_id"]) for m in members]
-            )
-
-
-@pytest.fixture(
-    params=[
-        EmbeddedHarness,
-        pytest.param(KafkaHarness, marks=pytest.mark.filterwarnings("ignore::ResourceWarning")),
-    ],
-    ids=["embedded", "kafka"],
-)
+@pytest.fixture(params=HARNESSES)
 def harness(request):
     return request.param(request)
 
@@ -181,7 +96,7 @@ def take_over_all(tasks, owned=()):
     taken_over = {}
 
     def complete():
-        taken_over.update(rebalance(tasks).taken_over)
+        taken_over.update(rebalance(tasks).restored)
         return len(taken_over) == N_PARTITIONS - len(owned)
 
     eventually(complete, "taking every partition over")
@@ -189,12 +104,14 @@ def take_over_all(tasks, owned=()):
 
 
 def metric(topics, value):
-    return Output(topics.metrics, b"m", value, (("kind", b"test"),), 5)
+    return Output("metrics", b"m", value, (("kind", b"test"),), 5)
 
 
-def a_commit(sequence, prediction_offset=0, label_offset=0, outputs=(), chunks=None):
-    position = Checkpoint(sequence, prediction_offset, label_offset, f"d{sequence}", "c")
-    return Commit(position, list(outputs), chunks or {})
+def a_commit(
+    sequence, prediction_offset=0, label_offset=0, outputs=(), chunks=None, follows=(0, 0)
+):
+    after = Checkpoint(sequence, (prediction_offset, label_offset), f"d{sequence}", "c")
+    return Commit(Checkpoint(sequence - 1, follows), after, list(outputs), chunks or {})
 
 
 # Producing and reading
@@ -367,12 +284,12 @@ def test_predictions_and_labels_keep_step(broker, stack, topics):
             producer.send(topics.predictions, b"p%d" % number, b"k", timestamp_ms=number * 10)
         for number in range(3):
             producer.send(topics.labels, b"l%d" % number, b"k", timestamp_ms=number * 10 + 15)
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(tasks)
     batches = []
     while not tasks.idle():
         batches += tasks.poll(1)
-    assert [(values_of(b.predictions), values_of(b.labels)) for b in batches] == [
+    assert [tuple(map(values_of, b.inputs)) for b in batches] == [
         ([b"p0", b"p1", b"p2", b"p3"], [b"l0", b"l1"]),
         ([b"p4", b"p5", b"p6", b"p7"], [b"l2"]),
     ]
@@ -383,7 +300,7 @@ def test_every_partition_that_has_input_has_its_turn(broker, stack, topics):
     for topic in (topics.predictions, topics.labels):
         for key in numbered(0, 20):
             produce(broker, topic, [b"v"], key)
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     assert set(take_over_all(tasks)) == set(range(N_PARTITIONS))
     # Twenty records a topic in batches of four: one partition alone would fill many polls.
     polled = {batch.partition for _ in range(3) for batch in tasks.poll(1)}
@@ -391,14 +308,14 @@ def test_every_partition_that_has_input_has_its_turn(broker, stack, topics):
 
 
 def test_idle_means_polled_to_the_end_and_new_input_ends_it(broker, stack, topics):
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(tasks)
     assert tasks.poll(0) == []
     eventually(tasks.idle, "being idle")
     produce(broker, topics.labels, [b"a"])
     eventually(lambda: not tasks.idle(), "idle to end")
     (batch,) = tasks.poll(1)
-    assert values_of(batch.labels) == [b"a"]
+    assert values_of(batch.inputs[1]) == [b"a"]
     assert tasks.idle()
 
 
@@ -407,11 +324,11 @@ def test_idle_means_polled_to_the_end_and_new_input_ends_it(broker, stack, topic
 
 def test_outputs_state_and_position_are_committed_together(broker, stack, topics):
     produce(broker, topics.predictions, numbered(0, 3))
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(tasks)
     (batch,) = tasks.poll(1)
     before_ms = time.time_ns() // 1_000_000
-    outputs = [metric(topics, b"1"), metric(topics, b"2"), Output(topics.alarms, None, b"3", (), 6)]
+    outputs = [metric(topics, b"1"), metric(topics, b"2"), Output("alarms", None, b"3", (), 6)]
     tasks.commit(batch.partition, a_commit(1, 3, 0, outputs, {"a": b"A", "b": b"", "c": b"C"}))
     tasks.commit(
         batch.partition, a_commit(2, 3, 0, [metric(topics, b"4")], {"a": b"AA", "c": None})
@@ -425,31 +342,31 @@ def test_outputs_state_and_position_are_committed_together(broker, stack, topics
     # Event time, or the time of writing where a broker deletes by what it finds here.
     assert metrics[0].timestamp_ms == 5 or metrics[0].timestamp_ms >= before_ms
     assert values_of(read_all(broker, topics.alarms)) == [b"3"]
-    restored = take_over_all(stack.enter_context(broker.join_group()))
-    assert restored[batch.partition].position == Checkpoint(2, 3, 0, "d2", "c")
+    restored = take_over_all(stack.enter_context(broker.join_group(MONITOR_INPUTS)))
+    assert restored[batch.partition].checkpoint == Checkpoint(2, (3, 0), "d2", "c")
     assert restored[batch.partition].chunks == {"a": b"AA", "b": b""}
     other = restored[1 - batch.partition]
-    assert (other.position, other.chunks) == (Checkpoint(), {})
+    assert (other.checkpoint, other.chunks) == (Checkpoint(0, (0, 0)), {})
 
 
 @pytest.mark.parametrize(
     ("sequence", "others", "error"),
     [
-        (2, [Output("nope", None, b"", (), 1)], UnknownTopicError),
+        (2, [Output("nope", None, b"", (), 1)], AttributeError),
         (1, [], FencedError),
         (3, [], FencedError),
     ],
-    ids=["unknown topic", "a sequence twice", "a sequence left out"],
+    ids=["no such role", "a sequence twice", "a sequence left out"],
 )
 def test_a_commit_that_fails_leaves_nothing(broker, stack, sequence, others, error, topics):
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(tasks)
     tasks.commit(0, a_commit(1, 0, 0, [metric(topics, b"good")], {"a": b"good"}))
     with pytest.raises(error):
         tasks.commit(0, a_commit(sequence, 1, 0, [metric(topics, b"bad"), *others], {"a": b"bad"}))
     tasks.close()
-    restored = take_over_all(stack.enter_context(broker.join_group()))
-    assert restored[0].position.sequence == 1
+    restored = take_over_all(stack.enter_context(broker.join_group(MONITOR_INPUTS)))
+    assert restored[0].checkpoint.sequence == 1
     assert restored[0].chunks == {"a": b"good"}
     assert values_of(read_all(broker, topics.metrics)) == [b"good"]
     assert len(list(broker.journal(0))) == 1
@@ -457,24 +374,26 @@ def test_a_commit_that_fails_leaves_nothing(broker, stack, sequence, others, err
 
 def test_large_chunks_come_back_whole(broker, stack):
     chunk = bytes(range(256)) * 12_000
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(tasks)
     tasks.commit(0, a_commit(1, chunks={"large": chunk}))
     tasks.close()
-    assert take_over_all(stack.enter_context(broker.join_group()))[0].chunks == {"large": chunk}
+    assert take_over_all(stack.enter_context(broker.join_group(MONITOR_INPUTS)))[0].chunks == {
+        "large": chunk
+    }
 
 
 def test_what_was_not_committed_is_polled_again_after_a_take_over(broker, stack, topics):
     produce(broker, topics.labels, numbered(0, 6))
-    first = stack.enter_context(broker.join_group())
+    first = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(first)
     (batch,) = first.poll(1)
     first.commit(batch.partition, a_commit(1, 0, 4))
     (rest,) = first.poll(1)
-    assert values_of(rest.labels) == numbered(4, 6)
+    assert values_of(rest.inputs[1]) == numbered(4, 6)
     assert first.poll(0) == []
     first.close()
-    second = stack.enter_context(broker.join_group())
+    second = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(second)
     (again,) = second.poll(1)
     assert again == rest
@@ -485,24 +404,25 @@ def test_the_journal_tells_the_input_of_every_commit(broker, stack, topics):
         for number in range(10):
             producer.send(topics.predictions, b"p%d" % number, b"k", timestamp_ms=2 * number)
             producer.send(topics.labels, b"l%d" % number, b"k", timestamp_ms=2 * number + 1)
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(tasks)
     batches, offsets = [], (0, 0)
     while not tasks.idle():
         (batch,) = tasks.poll(1)
         batches.append(batch)
-        offsets = (offsets[0] + len(batch.predictions), offsets[1] + len(batch.labels))
-        tasks.commit(batch.partition, a_commit(len(batches), *offsets))
+        follows = offsets
+        offsets = (offsets[0] + len(batch.inputs[0]), offsets[1] + len(batch.inputs[1]))
+        tasks.commit(batch.partition, a_commit(len(batches), *offsets, follows=follows))
     journal = list(broker.journal(batch.partition))
     assert [entry.sequence for entry in journal] == list(range(1, len(batches) + 1))
     assert [entry.state_digest for entry in journal] == [f"d{e.sequence}" for e in journal]
     for entry, batch in zip(journal, batches, strict=True):
         p = entry.partition
         fetched = (
-            broker.fetch(topics.predictions, p, entry.prediction_from, entry.prediction_to),
-            broker.fetch(topics.labels, p, entry.label_from, entry.label_to),
+            broker.fetch(topics.predictions, p, entry.offsets_from[0], entry.offsets_to[0]),
+            broker.fetch(topics.labels, p, entry.offsets_from[1], entry.offsets_to[1]),
         )
-        assert fetched == (batch.predictions, batch.labels)
+        assert fetched == (batch.inputs[0], batch.inputs[1])
     assert list(broker.journal(1 - batch.partition)) == []
 
 
@@ -530,13 +450,13 @@ def test_input_is_fetched_while_the_journal_is_read(broker, stack, topics, monke
     monkeypatch.setattr(embedded_broker, "_JOURNAL_PAGE", 2)
     monkeypatch.setattr(kafka_ranges, "_POLL_RECORDS", 2)
     produce(broker, topics.labels, numbered(0, 9))
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     partition = read_all(broker, topics.labels)[0].partition
     take_over_all(tasks)
     for sequence in range(1, 10):
-        tasks.commit(partition, a_commit(sequence, 0, sequence))
+        tasks.commit(partition, a_commit(sequence, 0, sequence, follows=(0, sequence - 1)))
     fetched = [
-        broker.fetch(topics.labels, partition, entry.label_from, entry.label_to)
+        broker.fetch(topics.labels, partition, entry.offsets_from[1], entry.offsets_to[1])
         for entry in broker.journal(partition)
     ]
     assert [values_of(records) for records in fetched] == [[value] for value in numbered(0, 9)]
@@ -546,9 +466,9 @@ def test_input_is_fetched_while_the_journal_is_read(broker, stack, topics, monke
 
 
 def test_a_partition_has_one_owner_at_a_time_and_passes_on(harness, broker, stack, topics):
-    first = stack.enter_context(broker.join_group())
+    first = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     of_first, of_second = take_over_all(first), {}
-    second = stack.enter_context(broker.join_group())
+    second = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     first.commit(0, a_commit(1, outputs=[metric(topics, b"first")]))
 
     def settled():
@@ -556,14 +476,14 @@ def test_a_partition_has_one_owner_at_a_time_and_passes_on(harness, broker, stac
             change = rebalance(tasks)
             for partition in change.lost:
                 owned.pop(partition, None)
-            owned.update(change.taken_over)
+            owned.update(change.restored)
         assert not of_first.keys() & of_second.keys()
         return len(of_second) == (N_PARTITIONS // 2 if harness.workers_share else 0)
 
     eventually(settled, "the second worker to have its share")
     first.close()
     of_second.update(take_over_all(second, of_second))
-    assert of_second[0].position.sequence == 1
+    assert of_second[0].checkpoint.sequence == 1
 
 
 def rebalance(tasks):
@@ -574,11 +494,11 @@ def rebalance(tasks):
 
 
 def test_a_worker_that_was_replaced_is_fenced(harness, broker, stack, topics):
-    first = stack.enter_context(broker.join_group())
+    first = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(first)
     first.commit(0, a_commit(1, outputs=[metric(topics, b"1")], chunks={"a": b"1"}))
     harness.lose_partitions(first)
-    second = stack.enter_context(broker.join_group())
+    second = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     assert take_over_all(second)[0].chunks == {"a": b"1"}
     with pytest.raises(FencedError, match="partition 0"):
         first.commit(0, a_commit(2, outputs=[metric(topics, b"zombie")], chunks={"a": b"zombie"}))
@@ -600,7 +520,7 @@ def test_a_worker_that_was_replaced_is_fenced(harness, broker, stack, topics):
 
 def test_a_released_partition_is_taken_over_anew(broker, stack, topics):
     produce(broker, topics.labels, numbered(0, 3))
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     take_over_all(tasks)
     (batch,) = tasks.poll(1)
     tasks.release(batch.partition)
@@ -611,7 +531,7 @@ def test_a_released_partition_is_taken_over_anew(broker, stack, topics):
 
     def back():
         rebalance = tasks.rebalance()
-        taken_over.update(rebalance.taken_over)
+        taken_over.update(rebalance.restored)
         lost.update(rebalance.lost)
         return taken_over
 
@@ -670,8 +590,8 @@ def test_several_processes_write_and_follow_at_once(harness, broker, topics):
 def commit_until_killed(settings):
     """A worker whose every commit writes three outputs and one chunk, all with its sequence."""
     topics = load_config(json.loads(settings)).topics
-    with open_broker(json.loads(settings)) as broker, broker.join_group() as tasks:
-        positions = {p: t.position for p, t in take_over_all(tasks).items()}
+    with open_broker(json.loads(settings)) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
+        positions = {p: t.checkpoint for p, t in take_over_all(tasks).items()}
         while True:
             for batch in tasks.poll(DEADLINE_S):
                 previous = positions[batch.partition]
@@ -679,13 +599,14 @@ def commit_until_killed(settings):
                 value = str(sequence).encode()
                 commit = a_commit(
                     sequence,
-                    previous.prediction_offset + len(batch.predictions),
-                    previous.label_offset + len(batch.labels),
+                    previous.offsets[0] + len(batch.inputs[0]),
+                    previous.offsets[1] + len(batch.inputs[1]),
                     [metric(topics, value)] * 3,
                     {"state": value, f"odd-{sequence}": value, f"odd-{sequence - 1}": None},
+                    previous.offsets,
                 )
                 tasks.commit(batch.partition, commit)
-                positions[batch.partition] = commit.position
+                positions[batch.partition] = commit.after
 
 
 def test_kill_9_in_the_middle_of_commits_leaves_whole_commits(harness, broker, stack, topics):
@@ -702,9 +623,9 @@ def test_kill_9_in_the_middle_of_commits_leaves_whole_commits(harness, broker, s
         )
         worker.kill()
         worker.join(DEADLINE_S)
-        with broker.join_group() as tasks:
+        with broker.join_group(MONITOR_INPUTS) as tasks:
             restored = take_over_all(tasks)[partition]
-        sequence = restored.position.sequence
+        sequence = restored.checkpoint.sequence
         assert sequence > n_before + 20
         value = str(sequence).encode()
         assert restored.chunks == {"state": value, f"odd-{sequence}": value}
@@ -712,9 +633,9 @@ def test_kill_9_in_the_middle_of_commits_leaves_whole_commits(harness, broker, s
         assert outputs == [n for n in numbered(1, sequence + 1) for _ in range(3)]
         journal = list(broker.journal(partition))
         assert [entry.sequence for entry in journal] == list(range(1, sequence + 1))
-        assert journal[-1].prediction_to == restored.position.prediction_offset == 4 * sequence
+        assert journal[-1].offsets_to[0] == restored.checkpoint.offsets[0] == 4 * sequence
         for before, after in pairwise(journal):
-            assert after.prediction_from == before.prediction_to
+            assert after.offsets_from[0] == before.offsets_to[0]
 
 
 @pytest.mark.long_session
@@ -725,7 +646,7 @@ def test_a_killed_worker_or_reader_leaves_nothing_locked(harness, broker, stack,
     )
     process.start()
     assert receiver.poll(DEADLINE_S)
-    tasks = stack.enter_context(broker.join_group())
+    tasks = stack.enter_context(broker.join_group(MONITOR_INPUTS))
     if not harness.workers_share:
         with pytest.raises(PartitionsTakenError, match=str(process.pid)):
             tasks.rebalance()
@@ -741,7 +662,7 @@ def own_everything(settings, group, connection):
     topics = load_config(json.loads(settings)).topics
     with (
         open_broker(json.loads(settings)) as broker,
-        broker.join_group() as tasks,
+        broker.join_group(MONITOR_INPUTS) as tasks,
         broker.reader([topics.labels], group=group),
     ):
         take_over_all(tasks)

@@ -96,7 +96,7 @@ def test_numpy_scalars_keep_their_type(scalar: Any) -> None:
         np.random.Generator(np.random.MT19937(1)),
         np.random.Generator(np.random.Philox(1)),
     ],
-    ids=lambda generator: str(generator)[:30],
+    ids=["random", "legacy", "default", "mt19937", "philox"],
 )
 def test_generators_go_on(generator: Any) -> None:
     draw = "gauss" if isinstance(generator, random.Random) else "normal"

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from streamgauge.consumers import run as run_module
 from streamgauge.consumers.cli.main import cli
+from streamgauge.consumers.config import load_config
 from streamgauge.detectors import warmup
 from streamgauge.detectors.kinds import KINDS
-from streamgauge.stream.config import load_config
 from tests.support.harness import crowded_config
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_nothing_is_compiled_once_events_come():
 from streamgauge.consumers.run import warm_up_for
 from streamgauge.detectors.compiled import FUNCTIONS
 from streamgauge.stream.monitor import AlarmFinding
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 from tests.quality.defaults import step
 def n():
     return sum(len(f.signatures) for f in FUNCTIONS)
@@ -76,7 +76,7 @@ from streamgauge.consumers.run import warm_up_for
 from streamgauge.detectors import detector_from_state, make_detector
 from streamgauge.detectors.compiled import FUNCTIONS
 from streamgauge.detectors.kinds import KINDS
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 def n():
     return [len(f.signatures) for f in FUNCTIONS]
 warm_up_for(load_config({"defaults": {"detectors": {kind: {"kind": kind} for kind in KINDS}}}))

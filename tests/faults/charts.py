@@ -10,19 +10,19 @@ from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING, Self
 
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.mlflow.entries import read_entry
 from streamgauge.consumers.mlflow.runs import MODEL_TAG, VERSION_TAG
 from streamgauge.consumers.mlflow.store import connect, default_store
-from streamgauge.stream.config import load_config
 from tests.faults.settings import ROOT, write_config
-from tests.support.kafka.processes import ProcessGroup
 from tests.support.mlflow_server import MLflowServer
+from tests.support.processes import ProcessGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
     from streamgauge.stream.records import Record
 
 DRAIN_TIMEOUT_S = 300.0

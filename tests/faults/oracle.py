@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice, zip_longest
+from operator import ge
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -15,13 +16,14 @@ from streamgauge.consumers.kafka.changelog import Changelog
 from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, internal_topic
 from streamgauge.stream.engine import Engine
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.faults.settings import N_PARTITIONS, STATE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from streamgauge.consumers.broker import JournalEntry
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
     from streamgauge.stream.records import Output, Record
 
 LINES_MAX = 5  # of each kind of difference in one partition
@@ -102,6 +104,9 @@ class Oracle:
         verdict.add(f"a dead letter that was not injected: {value!r}" for value in uncalled)
         return verdict
 
+    def _inputs(self) -> list[str]:
+        return [self._topics.name_of(role) for role in MONITOR_INPUTS]
+
     def _judge(
         self, broker: KafkaBroker, reader: RangeReader, partition: int, verdict: Verdict
     ) -> list[bytes]:
@@ -113,17 +118,19 @@ class Oracle:
         engine = Engine(self._config, partition, state_key=STATE_KEY.encode())
         expected: dict[str, list[Output]] = {topic: [] for topic in self._outputs.values()}
         digests = []
-        predictions, labels = (
+        inputs = [
             broker.fetch(topic, partition, 0, reader.bounds(topic, partition)[1])
-            for topic in (self._topics.predictions, self._topics.labels)
-        )
+            for topic in self._inputs()
+        ]
         for entry in entries:
-            batch = (
-                predictions[entry.prediction_from : entry.prediction_to],
-                labels[entry.label_from : entry.label_to],
-            )
-            for output in engine.process(*batch):
-                expected[output.topic].append(output)
+            batch = [
+                records[start:end]
+                for records, start, end in zip(
+                    inputs, entry.offsets_from, entry.offsets_to, strict=True
+                )
+            ]
+            for output in engine.process(batch):
+                expected[self._topics.name_of(output.role)].append(output)
             engine.drain_chunks()
             if entry.state_digest not in ("", engine.digest):
                 digests.append(f"partition {partition}: another digest at commit {entry.sequence}")
@@ -159,13 +166,11 @@ class Oracle:
             if e not in journal:
                 yield f"partition {partition}: nothing was committed for {e}"
         last = sound[-1] if sound else None
-        for topic, start, end in (
-            (self._topics.predictions, 0, last.prediction_to if last else 0),
-            (self._topics.labels, 0, last.label_to if last else 0),
-        ):
+        topics = self._inputs()
+        for topic, end in zip(topics, last.offsets_to if last else (0, 0), strict=True):
             bounds = reader.bounds(topic, partition)
-            if bounds != (start, end):
-                yield f"{topic} {partition} has offsets {bounds}, the journal covers {start, end}"
+            if bounds != (0, end):
+                yield f"{topic} {partition} has offsets {bounds}, the journal covers {0, end}"
 
     def _sequence_problems(self, partition: int, requests: Sequence[Record]) -> Iterator[str]:
         for number, record in enumerate(requests, 1):
@@ -191,27 +196,26 @@ class Oracle:
         topic = internal_topic(self._config, STATE_SUFFIX)
         records = reader.read(topic, partition, *reader.bounds(topic, partition))
         try:
-            taken_over = Changelog(topic).restore(records)
+            taken_over = Changelog(topic, self._inputs()).restore(records)
         except BrokerError as error:
             yield str(error)
             return
         if taken_over is None:
             yield f"partition {partition}: no state"
             return
-        position = taken_over.position
-        if position.state_digest != engine.digest:
+        checkpoint = taken_over.checkpoint
+        if checkpoint.state_digest != engine.digest:
             yield f"partition {partition}: the state's digest is not the oracle's"
         restored = Engine(self._config, partition, state_key=STATE_KEY.encode())
-        restored.restore(taken_over.chunks, position.state_digest)
+        restored.restore(taken_over.chunks, checkpoint.state_digest)
         if restored.totals() != engine.totals():
             yield f"partition {partition}: restored {restored.totals()}, not {engine.totals()}"
         # What is not in any count shows in what it makes of further input.
-        ends = ((self._topics.predictions, position.prediction_offset),)
-        ends += ((self._topics.labels, position.label_offset),)
+        ends = zip(self._inputs(), checkpoint.offsets, strict=True)
         probe = [
             broker.fetch(name, partition, max(0, end - PROBE_RECORDS), end) for name, end in ends
         ]
-        outputs = [one.process(*probe) for one in (restored, engine)]
+        outputs = [one.process(probe) for one in (restored, engine)]
         for one in (restored, engine):
             one.drain_chunks()
         if outputs[0] != outputs[1] or restored.digest != engine.digest:
@@ -232,28 +236,21 @@ def _sound(journal: Sequence[JournalEntry]) -> list[JournalEntry]:
     """The entries that each go on where the one before has ended, and one for each that is lost."""
     sound: list[JournalEntry] = []
     for entry in journal:
-        n, p_from, l_from = (sound[-1].sequence, *_ends(sound[-1])) if sound else (0, 0, 0)
-        p_to, l_to = entry.prediction_from, entry.label_from
-        if entry.sequence > n + 1 and p_to >= p_from and l_to >= l_from:
+        n, ends = (sound[-1].sequence, sound[-1].offsets_to) if sound else (0, (0, 0))
+        if entry.sequence > n + 1 and all(map(ge, entry.offsets_from, ends)):
             # What was lost is what the input between the two would have led to.
             sound.append(
                 entry._replace(
                     sequence=entry.sequence - 1,
-                    prediction_from=p_from,
-                    prediction_to=p_to,
-                    label_from=l_from,
-                    label_to=l_to,
+                    offsets_from=ends,
+                    offsets_to=entry.offsets_from,
                     state_digest="",
                 )
             )
             sound.append(entry)
-        elif (entry.sequence, p_to, l_to) == (n + 1, p_from, l_from):
+        elif (entry.sequence, entry.offsets_from) == (n + 1, ends):
             sound.append(entry)
     return sound
-
-
-def _ends(entry: JournalEntry) -> tuple[int, int]:
-    return entry.prediction_to, entry.label_to
 
 
 def _differences(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import yaml
 from kafka.partitioner.default import murmur2
 
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 
 if TYPE_CHECKING:
-    from streamgauge.stream.config import Config
+    from streamgauge.consumers.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 N_PARTITIONS = 6

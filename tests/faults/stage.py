@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.kafka.reader import TopicReader
-    from streamgauge.stream.config import Config
     from streamgauge.stream.records import Record
     from tests.faults.oracle import Verdict
     from tests.faults.workers import Exit
@@ -296,8 +296,8 @@ class Stage:
     def _is_drained(self) -> bool:
         topics, last = self.config.topics, self.watcher.journal
         return last.keys() == set(range(N_PARTITIONS)) and all(
-            self._reader.bounds(topics.predictions, p)[1] == entry.prediction_to
-            and self._reader.bounds(topics.labels, p)[1] == entry.label_to
+            self._reader.bounds(topics.predictions, p)[1] == entry.offsets_to[0]
+            and self._reader.bounds(topics.labels, p)[1] == entry.offsets_to[1]
             for p, entry in last.items()
         )
 

@@ -109,18 +109,18 @@ def watch(points, notebook):
         KafkaAssignment,
         "_take_over",
         None,
-        lambda won, _, p: notebook.note("taken", p, sequence=won.position.sequence),
+        lambda won, _, p: notebook.note("taken", p, sequence=won.checkpoint.sequence),
     )
     wrap(
         KafkaAssignment,
         "_give_up",
-        lambda tasks, p: notebook.note("lost", p) if p in tasks._tasks else None,
+        lambda tasks, p: notebook.note("lost", p) if p in tasks._partitions else None,
     )
     wrap(
         KafkaAssignment,
         "commit",
         None,
-        lambda _, __, p, commit: notebook.note("committed", p, sequence=commit.position.sequence),
+        lambda _, __, p, commit: notebook.note("committed", p, sequence=commit.after.sequence),
     )
 
 
@@ -142,7 +142,7 @@ def cut_small(points):
 
     def choose_size(_, commit):
         # Another one each time, so that a chunk comes to have more parts, and fewer again.
-        size = PART_BYTES[commit.position.sequence % len(PART_BYTES)]
+        size = PART_BYTES[commit.after.sequence % len(PART_BYTES)]
         kafka_changelog.PART_BYTES_MAX = size
 
     def in_parts(self, rows):
@@ -176,9 +176,10 @@ def switch_off(safeguard, points):
             changelog, taken_over = self._restore(partition)
             points.reach("between_restore_and_init", partition)
             writer = TransactionalWriter(self._config, partition)
-            inputs = self._input.open(partition, taken_over.position)
-            self._tasks[partition] = _KafkaPartition(writer, changelog, *inputs)
-            self._positions[partition] = taken_over.position
+            inputs = self._input.open(partition, taken_over.checkpoint)
+            self._partitions[partition] = _KafkaPartition(
+                writer, changelog, inputs, taken_over.checkpoint
+            )
             return taken_over
 
         KafkaAssignment._take_over = take_over

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tests.faults.settings import ROOT, STATE_KEY
-from tests.support.kafka.processes import ProcessGroup
+from tests.support.processes import ProcessGroup
 
 if TYPE_CHECKING:
     import subprocess

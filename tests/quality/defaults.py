@@ -15,9 +15,9 @@ from typing import Self
 
 import numpy as np
 
-from streamgauge.stream.config import load_config
-from streamgauge.stream.join import Outcome
+from streamgauge.consumers.config import load_config
 from streamgauge.stream.monitor import AlarmFinding, Monitor, RetrainDecision
+from streamgauge.stream.outcomes import Outcome
 
 ERROR_RATES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
 STEP = (0.2, 0.3)

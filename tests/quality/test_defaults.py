@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 from tests.quality.defaults import (
     ERROR_RATES,
     REGRESSION_ERRORS,

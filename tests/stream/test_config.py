@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from streamgauge.consumers.config import Config, load_config
 from streamgauge.detectors import make_detector
 from streamgauge.detectors.kinds import KINDS
 from streamgauge.stream.check import check_components
-from streamgauge.stream.config import Config, ConfigError, duration_ms, duration_text, load_config
+from streamgauge.stream.config import ConfigError, duration_ms, duration_text
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.y*ml"))
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamgauge.consumers.config import load_config
 from streamgauge.stream import served_version, snapshot
 from streamgauge.stream.align import mergeable_prefix
-from streamgauge.stream.config import load_config
 from streamgauge.stream.engine import Engine
 from tests.support.builders import (
     CALM,
@@ -125,22 +125,18 @@ def test_cuts_by_a_broker_do_not_matter_when_timestamps_collide(seed, rng, max_r
     ]
     predictions, labels = split(feed)
     whole = Engine(config)
-    expected = whole.process(predictions, labels)
+    expected = whole.process((predictions, labels))
     engine, outputs, i, j = Engine(config), [], 0, 0
     while i < len(predictions) or j < len(labels):
         known_i = min(len(predictions), i + rng.randint(1, 60))
         known_j = min(len(labels), j + rng.randint(1, 60))
-        n_predictions, n_labels = mergeable_prefix(
-            predictions[i:known_i],
-            labels[j:known_j],
-            more_predictions=known_i < len(predictions),
-            more_labels=known_j < len(labels),
-            max_records=max_records,
-        )
-        outputs += engine.process(predictions[i : i + n_predictions], labels[j : j + n_labels])
-        i, j = i + n_predictions, j + n_labels
-    for topic in {output.topic for output in expected}:
-        assert [o for o in outputs if o.topic == topic] == [o for o in expected if o.topic == topic]
+        ahead = predictions[i:known_i], labels[j:known_j]
+        has_more = known_i < len(predictions), known_j < len(labels)
+        counts = mergeable_prefix(ahead, has_more, max_records=max_records)
+        outputs += engine.process([records[:n] for records, n in zip(ahead, counts, strict=True)])
+        i, j = i + counts[0], j + counts[1]
+    for role in {output.role for output in expected}:
+        assert [o for o in outputs if o.role == role] == [o for o in expected if o.role == role]
     assert engine.totals() == whole.totals()
 
 
@@ -211,7 +207,7 @@ def test_the_digest_tells_any_difference_in_input_outputs_or_state():
 
 def test_a_commit_without_news_still_moves_the_digest_and_writes_little():
     engine = Engine(touchy())
-    assert engine.process([], []) == []
+    assert engine.process(([], [])) == []
     chunks = engine.drain_chunks()
     before = engine.digest
     engine.drain_chunks()
@@ -250,7 +246,7 @@ def test_a_learner_that_was_left_out_for_a_while_is_not_had_back_older_than_its_
     assert any(name.startswith("learner/") for name in first.stored)
     engine = Engine(without, state_key=KEY if change == "no learner" else None)
     engine.restore(first.stored, "")
-    engine.process(*split(feed[50:100]))
+    engine.process(split(feed[50:100]))
     chunks = engine.drain_chunks()
     touched = {n.split("/", 1)[1] for n in chunks if n.startswith("monitor/") and chunks[n]}
     gone = {n.split("/", 1)[1] for n in chunks if n.startswith("learner/")}
@@ -292,7 +288,7 @@ def test_a_changed_configuration_keeps_what_it_can():
     assert notes
     assert all(note.endswith("detector adwin starts afresh") for note in notes)
     assert engine.totals() == straight.engine.totals()
-    assert engine.process(*split(feed[150:]))
+    assert engine.process(split(feed[150:]))
 
 
 # Tasks.
@@ -396,8 +392,8 @@ def test_a_task_that_outcomes_have_settled_is_corrected_by_the_configuration(how
     assert notes == ["m/1: the task is regression; it starts anew"]
     n = len(straight.topic("dead-letters"))
     assert n == 40
-    outputs = engine.process(*split(feed.merged[42:]))
-    assert {output.topic for output in outputs} == {"drift-metrics"}
+    outputs = engine.process(split(feed.merged[42:]))
+    assert {output.role for output in outputs} == {"metrics"}
     stored = {**straight.stored, **engine.drain_chunks()}
     again = Engine(config)
     assert again.restore(stored, engine.digest) == []
@@ -412,7 +408,7 @@ def test_declared_classes_correct_what_a_test_message_looked_like():
         feed.outcome(str(i), wrong=False)
     engine = Engine(load_config({"defaults": {"classes": [0, 1]}}))
     engine.restore(straight.stored, straight.digests[-1])
-    outputs = engine.process(*split(feed.merged[1:]))
+    outputs = engine.process(split(feed.merged[1:]))
     assert outputs == []
     assert engine.totals().n_outcomes == 11
 
@@ -426,7 +422,7 @@ def test_a_learner_that_the_configuration_adds_need_not_fit_the_versions_there_a
     [note] = engine.restore(straight.stored, straight.digests[-1])
     assert note.startswith("m/1: learner: ")
     serve(feed, "1", 5)
-    engine.process(*split(feed.merged[10:]))
+    engine.process(split(feed.merged[10:]))
     assert engine.totals().n_outcomes == 10
 
 
@@ -480,9 +476,10 @@ def test_requests_are_numbered_without_gaps_and_their_ids_are_unique(seed):
     assert [request.sequence for request in requests] == list(range(1, len(requests) + 1))
     assert {request.partition for request in requests} == {3}
     ids = [dict(o.headers)["ce_id"] for o in result.topic("retrain-requests")]
+    assert len(set(ids)) == len(requests)
+    # Whoever processes a model, and wherever, asks for the same by the same name.
     elsewhere = run(config, feed, partition=4)
-    ids += [dict(o.headers)["ce_id"] for o in elsewhere.topic("retrain-requests")]
-    assert len(set(ids)) == 2 * len(requests)
+    assert [dict(o.headers)["ce_id"] for o in elsewhere.topic("retrain-requests")] == ids
 
 
 def test_a_requests_window_holds_the_events_of_all_its_outcomes():
@@ -566,7 +563,7 @@ def test_models_do_not_touch_each_other():
     def told_of_a(result):
         return [
             (
-                o.topic,
+                o.role,
                 {k: v for k, v in json.loads(o.value).items() if k not in ("sequence", "window")},
             )
             for o in result.outputs
@@ -605,7 +602,7 @@ def test_labels_that_match_nothing_take_no_models_place():
     assert result.topic("dead-letters") == []
     assert sorted(result.engine._models) == ["garbage 47", "garbage 48", "garbage 49", "late", "m"]
     totals = result.engine.totals()
-    assert (totals.n_outcomes, totals.n_orphaned, totals.n_evicted) == (21, 47, 47)
+    assert (totals.n_outcomes, totals.n_orphaned, totals.n_models_evicted) == (21, 47, 47)
     assert totals.n_labels == 71
     # Nothing of them is left.
     assert {name.split("/")[1] for name in result.stored if "/" in name} == {
@@ -635,11 +632,11 @@ def test_a_model_makes_room_when_nothing_of_it_can_be_joined_any_more():
     ]
     assert sorted(result.engine._models) == ["c", "d", "e"]
     totals = result.engine.totals()
-    assert (totals.n_evicted, totals.n_expired, totals.n_pending) == (2, 3, 2)
+    assert (totals.n_models_evicted, totals.n_expired, totals.n_pending) == (2, 3, 2)
     assert totals.n_outcomes == 703
 
 
-def test_what_an_evicted_model_holds_is_measured_first():
+def test_what_an_models_evicted_model_holds_is_measured_first():
     feed = Feed()
     for i in range(40):
         feed.outcome(f"{i}", wrong=i > 20, model="a")
@@ -684,7 +681,7 @@ def test_models_that_come_and_go_do_not_depend_on_cuts_or_restarts(seed, sizes, 
     join = {"pending_age": "30s", "early_age": "20s", "label_maturity": "10s"}
     config = load_config({"models_max": 3, "events": EVENTS, "defaults": {**TOUCHY, "join": join}})
     whole = run(config, feed.merged)
-    assert whole.engine.totals().n_evicted > 0
+    assert whole.engine.totals().n_models_evicted > 0
     straight = run(config, feed.merged, sizes)
     assert_same(straight, whole)
     restarted = run(config, feed.merged, sizes, restarts=restarts)

@@ -5,8 +5,10 @@ import json
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from streamgauge.stream.config import EventLimits, load_config
+from streamgauge.consumers.config import load_config
+from streamgauge.stream.config import EventLimits
 from streamgauge.stream.contracts import AlarmEvent, MetricPoint
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.events import EventError, decode_label, decode_prediction, model_of
@@ -352,7 +354,7 @@ def test_a_bad_record_becomes_one_dead_letter(topic, value, reason, detail):
 
     others = [output for output in run_with.outputs if output is not letter]
     assert others == GOOD_RUN.outputs
-    expected = GOOD_RUN.engine.totals()._replace(n_dead_letters=1)
+    expected = replace(GOOD_RUN.engine.totals(), n_dead_letters=1)
     assert run_with.engine.totals() == expected
     assert {**run_with.stored, "engine": b""} == {**GOOD_RUN.stored, "engine": b""}
 
@@ -518,6 +520,6 @@ def test_a_refused_event_does_not_use_up_a_model():
     bad = Record("predictions", 0, 0, T0, None, good(model="bad", prediction=None))
     worse = Record("labels", 0, 0, T0, None, good(model="worse", prediction="a", label=1))
     fine = Record("predictions", 0, 1, T0, None, good(model="fine"))
-    letters = engine.process([bad, fine], [worse])
+    letters = engine.process(([bad, fine], [worse]))
     assert len(letters) == 2
     assert engine.totals().n_predictions == 1

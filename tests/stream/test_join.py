@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from streamgauge.stream.config import JoinSettings
 from streamgauge.stream.events import Label, Prediction
-from streamgauge.stream.join import JoinChange, ModelJoin, same_value
+from streamgauge.stream.join import ModelJoin
+from streamgauge.stream.join_changes import JoinChange
+from streamgauge.stream.outcomes import same_value
 from tests.support.builders import T0
 
 DAY = 86_400_000

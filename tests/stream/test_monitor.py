@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgauge.stream.config import LearnerConfig, load_config
-from streamgauge.stream.join import Outcome
+from streamgauge.consumers.config import load_config
+from streamgauge.stream.config import LearnerConfig
 from streamgauge.stream.monitor import (
     AlarmFinding,
     DataProblemFinding,
@@ -18,7 +18,9 @@ from streamgauge.stream.monitor import (
     Monitor,
     RetrainDecision,
 )
+from streamgauge.stream.outcomes import Outcome
 from streamgauge.stream.signals.learner import Learner
+from streamgauge.stream.signals.loss import ZeroOneLoss
 from streamgauge.stream.signals.signal import DetectorFailure, Signal
 from tests.support.builders import T0, TOUCHY
 
@@ -188,7 +190,7 @@ def test_what_was_watched_without_e_sr_goes_on_with_it():
     state = msgspec.msgpack.decode(msgspec.msgpack.encode(old.state()))
     assert state["policy"]["episode"] is not None
     # As an earlier version of ADWIN stored itself.
-    state["error"]["detectors"]["adwin"][2]["format"] = 0
+    state["signals"]["error"]["detectors"]["adwin"][2]["format"] = 0
     new = Monitor(load_config({}).defaults, "classification")
     assert new.restore(state) == ["adwin"]
     findings = new.update(errors((0.3, 3000), (0.9, 100), seed=2))
@@ -359,10 +361,10 @@ def test_a_warning_is_reported_and_counts_for_nothing():
 
 def test_an_alarms_index_counts_outcomes_also_where_the_signal_lacks_values():
     detectors = {"quick": {"kind": "PageHinkley", "params": {"threshold": 5}}}
-    signal = Signal("error", load_config({"defaults": {"detectors": detectors}}).defaults.detectors)
+    signal = signal_with(**detectors)
     values = np.array([0.0] * 100 + [1.0] * 100)
     alarm = signal.update(values, 0)[0]
-    sparse = Signal("error", load_config({"defaults": {"detectors": detectors}}).defaults.detectors)
+    sparse = signal_with(**detectors)
     every_third = np.full(600, np.nan)
     every_third[2::3] = values
     pieces = [every_third[:250], every_third[250:251], every_third[251:]]
@@ -383,7 +385,8 @@ def sparse_stream(share, *segments, seed=1):
 
 
 def signal_with(**detectors):
-    return Signal("error", load_config({"defaults": {"detectors": detectors}}).defaults.detectors)
+    configs = load_config({"defaults": {"detectors": detectors}}).defaults.detectors
+    return Signal("error", configs, ZeroOneLoss())
 
 
 def test_an_onset_counts_outcomes_where_the_signal_lacks_values():
@@ -612,6 +615,21 @@ def test_a_superseded_version_is_measured_and_asks_for_nothing():
     assert of(MetricsFinding, findings)
     assert of(AlarmFinding, findings)
     assert not of(RetrainDecision, findings)
+
+
+def test_a_monitor_stores_each_signal_under_its_name():
+    learner = Learner(LearnerConfig(path="river.linear_model.LinearRegression"), "regression")
+    config = model(learner={"path": "river.linear_model.LinearRegression"})
+    state = Monitor(config, "regression", learner).state()
+    assert state.keys() == {"n_outcomes", "performance", "policy", "windows", "signals"}
+    assert state["signals"].keys() == {"error", "learner_error"}
+    # A learner that the configuration adds later is a new signal beside the one there was.
+    beside = Monitor(config, "regression", learner)
+    alone = Monitor(model(), "regression")
+    alone.update([Outcome("1", float(i), 0.0) for i in range(50)])
+    assert beside.restore(alone.state()) == []
+    assert beside.state()["signals"]["error"] == alone.state()["signals"]["error"]
+    assert beside.state()["signals"]["learner_error"] == state["signals"]["learner_error"]
 
 
 def test_a_restored_monitor_goes_on_and_says_which_detectors_start_afresh():

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 from streamgauge.stream.policy import EpisodeAlarm, Policy
 from tests.support.builders import T0
 

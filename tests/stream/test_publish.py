@@ -8,7 +8,7 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_binary
 from cloudevents.core.formats.json import JSONFormat
 from jsonschema import Draft202012Validator
 
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 from streamgauge.stream.contracts import (
     RETRAIN_REQUESTED,
     AlarmEvent,
@@ -107,7 +107,7 @@ def test_a_retrain_request_is_a_cloud_event():
         request = RetrainRequest.model_validate(event.get_data())
         assert event.get_type() == RETRAIN_REQUESTED
         assert event.get_specversion() == "1.0"
-        assert event.get_source() == "/streamgauge/streamgauge/0"
+        assert event.get_source() == "/streamgauge/streamgauge"
         assert event.get_subject() == f"{request.model}/{request.version}"
         assert event.get_datacontenttype() == "application/json"
         assert event.get_time() == datetime.fromtimestamp(output.timestamp_ms / 1000, UTC)

@@ -9,7 +9,8 @@ from streamgauge.stream import snapshot
 from streamgauge.stream.config import JoinSettings
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.events import Prediction
-from streamgauge.stream.join import JoinChange, ModelJoin
+from streamgauge.stream.join import ModelJoin
+from streamgauge.stream.join_changes import JoinChange
 from streamgauge.stream.snapshot import (
     JoinLog,
     SnapshotError,
@@ -59,7 +60,7 @@ def test_what_is_packed_is_unpacked(value):
         (pack([1, 2])[:-1], "is damaged"),
         (msgspec.msgpack.encode("no pair"), "is damaged"),
         (msgspec.msgpack.encode(["no number", []]), "is damaged"),
-        (msgspec.msgpack.encode([1, []]), "has format 1, this version reads 2"),
+        (msgspec.msgpack.encode([2, []]), "has format 2, this version reads 3"),
         (pack({"not": "a list"}), "is damaged: Expected `array`"),
         (pack([[["a change"]], 1]), "is damaged"),
     ],
@@ -214,3 +215,13 @@ def test_a_join_that_is_not_whole_is_an_error(monkeypatch):
     assert len(left) == len(stored.chunks) - 1
     with pytest.raises(SnapshotError, match="the join of model 'm' is not whole"):
         JoinLog("m").read(left, ModelJoin("m", JoinSettings()))
+
+
+def test_state_of_an_older_version_is_refused_with_what_to_do():
+    straight = run(touchy(), eventful(1, 60), [1000])
+    older = {
+        name: msgspec.msgpack.encode([snapshot.FORMAT - 1, msgspec.Raw(chunk[2:])])
+        for name, chunk in straight.stored.items()
+    }
+    with pytest.raises(SnapshotError, match="run the version that wrote it, or start with a fresh"):
+        Engine(touchy()).restore(older, straight.digests[-1])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.served_version import ServedVersion, ServedVersionState
 from tests.support.builders import CALM, T0, Feed, asked, requests_of, run, serve, split
@@ -60,7 +60,7 @@ def test_a_version_that_starts_after_its_outcome_monitors_what_comes_then(sizes)
     feed.predict("another of 2", version="2")
     rest = iter(feed.merged[3:])
     for size in sizes:
-        assert engine.process(*split(list(islice(rest, size)))) == []
+        assert engine.process(split(list(islice(rest, size)))) == []
         engine.drain_chunks()
     assert engine.totals().n_outcomes == 1
 
@@ -126,8 +126,7 @@ def test_no_more_versions_are_monitored_than_versions_max(versions_max):
     assert monitors == [f"monitor/m/{v}" for v in ["1", *"2345"[1 - versions_max :]]], (
         "the served one stays"
     )
-    [model] = result.engine._models.values()
-    assert model.join_values()["n_unmonitored"] == 5 - versions_max
+    assert result.engine.totals().n_unmonitored == 5 - versions_max
     assert result.engine.totals().n_outcomes == 105
 
 

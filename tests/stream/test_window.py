@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgauge.stream.join import Outcome
-from streamgauge.stream.window import OutcomeColumns, WindowIndex
+from streamgauge.stream.outcomes import Outcome, OutcomeColumns
+from streamgauge.stream.window import WindowIndex
 
 
 def made(seed, n):

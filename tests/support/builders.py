@@ -7,14 +7,17 @@ from itertools import cycle
 
 from river import compose, linear_model, preprocessing
 
+from streamgauge.consumers.config import load_config
 from streamgauge.stream.align import merge
-from streamgauge.stream.config import load_config
+from streamgauge.stream.config import Topics
 from streamgauge.stream.contracts import RetrainRequest
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.records import Record
 
 # Where the tests' event time starts.
 T0 = 1_700_000_000_000
+
+TOPICS = Topics()
 
 # Detectors and a policy so touchy that everything happens within a few hundred outcomes.
 TOUCHY = {
@@ -102,10 +105,10 @@ class Run:
     notes: list = field(default_factory=list)
 
     def topic(self, name):
-        return [output for output in self.outputs if output.topic == name]
+        return [output for output in self.outputs if TOPICS.name_of(output.role) == name]
 
     def by_topic(self):
-        return {name: self.topic(name) for name in sorted({o.topic for o in self.outputs})}
+        return {name: self.topic(name) for name in TOPICS.names().values() if self.topic(name)}
 
     def json(self, name):
         return [json.loads(output.value) for output in self.topic(name)]
@@ -133,8 +136,8 @@ def run(config, merged, sizes=(10**9,), *, restarts=frozenset(), state_key=None,
     while start < len(merged):
         stop = start + next(sizes)
         predictions, labels = split(merged[start:stop])
-        assert len(merge(predictions, labels)) == len(merged[start:stop])
-        result.outputs += result.engine.process(predictions, labels)
+        assert len(merge((predictions, labels))) == len(merged[start:stop])
+        result.outputs += result.engine.process((predictions, labels))
         result.commit()
         start = stop
         if len(result.commits) in restarts:

@@ -6,13 +6,20 @@ import heapq
 import json
 import random
 from collections import defaultdict
+from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
 
+from msgspec.structs import asdict
+
+from streamgauge.consumers.clock import wall_clock_ms
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.worker import Worker
-from streamgauge.stream.config import load_config
+from streamgauge.stream.engine import Engine
+from streamgauge.stream.records import MONITOR_INPUTS
+from streamgauge.stream.totals import Totals, add_up
 
 START_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 ROW_MS = 100
@@ -139,12 +146,32 @@ def send(broker, sent):
             producer.send(topic, value, key, headers, timestamp_ms)
 
 
+def monitor_worker(config, assignment, *, state_key=None, observers=()):
+    """A worker that runs the monitor."""
+    make_engine = partial(Engine, config, state_key=state_key)
+    return Worker(make_engine, assignment, observers=observers)
+
+
+def totals_of(worker):
+    """The counts of a worker's partitions together."""
+    return add_up(Totals, [engine.totals() for engine in worker.processors().values()])
+
+
 def work_to_the_end(config, *, wrap=lambda tasks: tasks):
     """Run a worker in this process until all input is processed; its counts."""
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
-        worker = Worker(config, wrap(tasks), state_key=STATE_KEY)
-        worker.run(until_idle=True, should_stop=lambda: False)
-        return worker.totals()
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
+        worker = monitor_worker(config, wrap(tasks), state_key=STATE_KEY)
+        worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
+        return totals_of(worker)
+
+
+# Counts that the crowded configurations need not raise.
+RARE_COUNTS = {"n_released_early", "n_early", "n_unmonitored", "n_models_evicted"}
+
+
+def zeros(totals):
+    """The names of the counts that are zero."""
+    return {name for name, n in asdict(totals).items() if not n}
 
 
 def read_topic(broker, topic, *, with_times=True):

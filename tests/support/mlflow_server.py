@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
 from streamgauge.consumers.mlflow.history import mlflow_ui_command
+from tests.support.processes import ProcessGroup
 
 
 class MLflowServer:
@@ -30,7 +29,7 @@ class MLflowServer:
             *("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"),
         ]
         self.folder = folder
-        self.process = None
+        self._group = None
 
     def start(self):
         environment = {
@@ -38,29 +37,22 @@ class MLflowServer:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
-        with (self.folder / "server.log").open("ab") as output:
-            self.process = subprocess.Popen(
-                self.command,
-                cwd=self.folder,
-                env=environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._group = ProcessGroup()
+        log = self.folder / "server.log"
+        process = self._group.start(self.command, log, self.folder, env=environment)
         deadline = time.monotonic() + 180
         while True:
             try:
                 return self.get("/health")
             except OSError:
-                assert self.process.poll() is None, (self.folder / "server.log").read_text()
+                assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
 
     def stop(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+        if self._group is not None:
+            self._group.kill()
+            self._group = None
 
     def get(self, path):
         with urllib.request.urlopen(self.uri + path, timeout=5) as answer:

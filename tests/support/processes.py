@@ -1,14 +1,85 @@
 """Processes of a test that end with it, however it ends."""
 
+from __future__ import annotations
+
+import os
+import signal
 import subprocess
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import Any
+
+
+class ProcessGroup:
+    """Processes that end with this one, however it ends, and all at once on request."""
+
+    def __init__(self) -> None:
+        # Its standard input ends when this process does, even by kill -9. The kernel's own signal
+        # for that (PR_SET_PDEATHSIG) is for the death of the thread that started the child, and
+        # tests start brokers from threads.
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", "read _; kill -KILL 0"],
+            stdin=subprocess.PIPE,
+            process_group=0,
+        )
+        self._processes: list[subprocess.Popen[Any]] = []
+
+    def start(
+        self, command: Sequence[str], log: Path, cwd: Path | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a process whose outputs are appended to a file."""
+        with log.open("ab") as out:
+            return self.popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                **options,
+            )
+
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a process with the options of `subprocess.Popen`, and with Ctrl-C heeded."""
+        with _heeded(signal.SIGINT):
+            process = subprocess.Popen(command, process_group=self._watchdog.pid, **options)
+        self._processes = [p for p in self._processes if p.poll() is None] + [process]
+        return process
+
+    def kill(self) -> None:
+        """Kill -9 all of them, wait until they are gone, and close their pipes."""
+        os.killpg(self._watchdog.pid, signal.SIGKILL)
+        for process in (*self._processes, self._watchdog):
+            with process:
+                pass
 
 
 @contextmanager
-def killed_at_last(command, **options):
-    """A process that is killed where the test has not seen to its end; its pipes are closed."""
-    with subprocess.Popen(command, **options) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def killed_at_last(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process that is killed where the test has not seen to its end, and with it its children."""
+    group = ProcessGroup()
+    try:
+        yield group.popen(command, **options)
+    finally:
+        group.kill()
+
+
+@contextmanager
+def _heeded(number: signal.Signals) -> Iterator[None]:
+    """Have a signal end the processes that are started meanwhile, even if we ignore it.
+
+    Under nohup, and in the background of a script, a suite is started with SIGINT ignored. A
+    child would inherit that, and Python would then raise no KeyboardInterrupt in it. A signal
+    that is handled is not inherited: the child gets the default.
+    """
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_IGN)

@@ -11,12 +11,12 @@ from threading import Barrier
 import pytest
 
 from streamgauge.consumers.broker import BrokerError, BrokerTimeoutError, Checkpoint, Commit
+from streamgauge.consumers.config import WorkerSettings, load_config
 from streamgauge.consumers.embedded import assignment as embedded_assignment
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.embedded.database import Database
 from streamgauge.consumers.embedded.locks import FileLock
-from streamgauge.stream.config import WorkerSettings, load_config
-from streamgauge.stream.records import Output
+from streamgauge.stream.records import MONITOR_INPUTS, Output
 
 DAY_MS = 86_400_000
 
@@ -42,8 +42,9 @@ def now_ms():
     return time.time_ns() // 1_000_000
 
 
-def commit_to(sequence, prediction_offset, label_offset, outputs=()):
-    return Commit(Checkpoint(sequence, prediction_offset, label_offset, "d", "c"), outputs, {})
+def commit_to(sequence, prediction_offset, label_offset, outputs=(), follows=(0, 0)):
+    after = Checkpoint(sequence, (prediction_offset, label_offset), "d", "c")
+    return Commit(Checkpoint(sequence - 1, follows), after, outputs, {})
 
 
 @contextmanager
@@ -116,12 +117,30 @@ def test_another_number_of_partitions_is_refused(tmp_path):
         EmbeddedBroker(config_for(tmp_path, partitions=3))
 
 
-def test_a_newer_format_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (99, r"a newer streamgauge \(format 99, this one reads 2\); upgrade streamgauge, or"),
+        (1, r"an older streamgauge \(format 1, this one reads 2\); run the version that wrote"),
+    ],
+)
+def test_another_format_is_refused(tmp_path, stored, message):
     EmbeddedBroker(config_for(tmp_path)).close()
     with closing(sqlite3.connect(tmp_path / "broker.db")) as connection, connection:
-        connection.execute("UPDATE meta SET value = 99 WHERE name = 'format'")
-    with pytest.raises(BrokerError, match=r"format 99, this one reads 1.*upgrade streamgauge"):
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'format'", (stored,))
+    with pytest.raises(BrokerError, match=message):
         EmbeddedBroker(config_for(tmp_path))
+
+
+def test_an_app_that_has_read_other_topics_is_refused(tmp_path):
+    with EmbeddedBroker(config_for(tmp_path)) as broker:
+        with broker.join_group(MONITOR_INPUTS) as tasks:
+            tasks.rebalance()
+        with (
+            broker.join_group(("labels", "predictions")) as others,
+            pytest.raises(BrokerError, match="app 'streamgauge' has read other topics than labels"),
+        ):
+            others.rebalance()
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
@@ -180,7 +199,7 @@ def test_a_lock_that_cannot_be_made_is_an_error_with_a_fix(tmp_path):
     (tmp_path / "locks").write_text("a file where the folder should be")
     with (
         EmbeddedBroker(config_for(tmp_path)) as broker,
-        broker.join_group() as tasks,
+        broker.join_group(MONITOR_INPUTS) as tasks,
         pytest.raises(BrokerError, match=r"streamgauge-0\.lock: cannot be locked"),
     ):
         tasks.rebalance()
@@ -217,10 +236,10 @@ def test_a_full_queue_that_cannot_be_written_takes_no_more(tmp_path):
 def test_a_commit_that_was_busy_can_be_tried_again(tmp_path):
     with (
         EmbeddedBroker(config_for(tmp_path, timeout="50ms")) as broker,
-        broker.join_group() as tasks,
+        broker.join_group(MONITOR_INPUTS) as tasks,
     ):
         tasks.rebalance()
-        commit = commit_to(1, 0, 0, [Output("drift-alarms", None, b"x", (), 1)])
+        commit = commit_to(1, 0, 0, [Output("alarms", None, b"x", (), 1)])
         with another_writer(tmp_path), pytest.raises(BrokerTimeoutError):
             tasks.commit(0, commit)
         assert offsets(broker, "drift-alarms") == []
@@ -229,9 +248,9 @@ def test_a_commit_that_was_busy_can_be_tried_again(tmp_path):
 
 
 def test_an_error_in_the_middle_of_a_commit_leaves_nothing(tmp_path):
-    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         tasks.rebalance()
-        outputs = [Output("drift-alarms", None, b"x", (), t) for t in (1, 2, 2**70)]
+        outputs = [Output("alarms", None, b"x", (), t) for t in (1, 2, 2**70)]
         with pytest.raises(OverflowError):
             tasks.commit(0, commit_to(1, 0, 0, outputs))
         assert offsets(broker, "drift-alarms") == []
@@ -242,12 +261,12 @@ def test_an_error_in_the_middle_of_a_commit_leaves_nothing(tmp_path):
 def test_a_busy_take_over_frees_what_it_had_locked(tmp_path):
     with (
         EmbeddedBroker(config_for(tmp_path, timeout="50ms", partitions=2)) as broker,
-        broker.join_group() as first,
-        broker.join_group() as second,
+        broker.join_group(MONITOR_INPUTS) as first,
+        broker.join_group(MONITOR_INPUTS) as second,
     ):
         with another_writer(tmp_path), pytest.raises(BrokerTimeoutError):
             first.rebalance()
-        assert set(second.rebalance().taken_over) == {0, 1}
+        assert set(second.rebalance().restored) == {0, 1}
 
 
 # Owning partitions
@@ -256,7 +275,10 @@ def test_a_busy_take_over_frees_what_it_had_locked(tmp_path):
 def test_a_take_over_that_fails_half_way_takes_nothing(tmp_path):
     (tmp_path / "locks" / "streamgauge-1.lock").mkdir(parents=True)
     first = FileLock(tmp_path / "locks" / "streamgauge-0.lock")
-    with EmbeddedBroker(config_for(tmp_path, partitions=2)) as broker, broker.join_group() as tasks:
+    with (
+        EmbeddedBroker(config_for(tmp_path, partitions=2)) as broker,
+        broker.join_group(MONITOR_INPUTS) as tasks,
+    ):
         with pytest.raises(BrokerError, match=r"streamgauge-1\.lock: cannot be locked"):
             tasks.rebalance()
         assert first.acquire()
@@ -266,7 +288,7 @@ def test_a_take_over_that_fails_half_way_takes_nothing(tmp_path):
 def test_no_more_is_read_ahead_than_a_batch(tmp_path):
     config = config_for(tmp_path)
     config = config.model_copy(update={"worker": WorkerSettings(batch_max=10)})
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         with broker.producer() as producer:
             for _ in range(100):
                 producer.send("predictions", b"x", b"k", timestamp_ms=1)
@@ -274,22 +296,22 @@ def test_no_more_is_read_ahead_than_a_batch(tmp_path):
         tasks.rebalance()
         for _ in range(5):
             (batch,) = tasks.poll(0)
-            assert (len(batch.predictions), len(batch.labels)) == (10, 0)
-            assert len(tasks._tasks[0].labels.ahead) == 10
+            assert (len(batch.inputs[0]), len(batch.inputs[1])) == (10, 0)
+            assert len(tasks._partitions[0].inputs[1].buffer.records) == 10
 
 
 def test_a_missing_partition_is_looked_for_once_a_second(tmp_path):
     other = FileLock(tmp_path / "locks" / "streamgauge-1.lock")
     with (
         EmbeddedBroker(config_for(tmp_path, partitions=2)) as broker,
-        broker.join_group() as tasks,
+        broker.join_group(MONITOR_INPUTS) as tasks,
     ):
         assert other.acquire()
-        assert set(tasks.rebalance().taken_over) == {0}
+        assert set(tasks.rebalance().restored) == {0}
         other.release()
         assert tasks.rebalance() == ({}, ())
         time.sleep(1.05)
-        assert set(tasks.rebalance().taken_over) == {1}
+        assert set(tasks.rebalance().restored) == {1}
 
 
 def test_a_lock_names_its_holder_whoever_had_it_before(tmp_path):
@@ -307,18 +329,18 @@ def test_apps_in_one_folder_have_their_own_partitions_and_positions(tmp_path):
     with (
         EmbeddedBroker(config_for(tmp_path)) as broker,
         EmbeddedBroker(config_for(tmp_path, app="shadow")) as other,
-        broker.join_group() as tasks,
-        other.join_group() as others,
+        broker.join_group(MONITOR_INPUTS) as tasks,
+        other.join_group(MONITOR_INPUTS) as others,
     ):
         produce(broker, "labels", [b"x"])
         tasks.rebalance()
         tasks.commit(0, commit_to(1, 0, 1))
-        assert others.rebalance().taken_over[0].position == Checkpoint()
+        assert others.rebalance().restored[0].checkpoint == Checkpoint(0, (0, 0))
         assert list(other.journal(0)) == []
 
 
 def test_a_journal_of_many_pages_is_whole(tmp_path):
-    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         tasks.rebalance()
         for sequence in range(1, 1502):
             tasks.commit(0, commit_to(sequence, 0, 0))
@@ -356,14 +378,14 @@ def test_more_logs_than_records_to_take_are_served_in_turn(tmp_path):
 
 
 def test_old_records_go_but_never_unprocessed_input(tmp_path):
-    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(config_for(tmp_path)) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         produce(broker, "predictions", [b"x" * 100] * 10)
         produce(broker, "labels", [b"x"] * 10)
         broker.apply_retention(now_ms() + 8 * DAY_MS)
         assert len(offsets(broker, "predictions")) == 10, "no worker has seen them yet"
 
         tasks.rebalance()
-        tasks.commit(0, commit_to(1, 2, 0, [Output("drift-metrics", None, b"x", (), 1)] * 5))
+        tasks.commit(0, commit_to(1, 2, 0, [Output("metrics", None, b"x", (), 1)] * 5))
         tasks.commit(0, commit_to(2, 6, 3))
         tasks.commit(0, commit_to(3, 8, 3))
         broker.apply_retention(now_ms() + 6 * DAY_MS)
@@ -383,8 +405,8 @@ def test_a_new_app_starts_with_the_oldest_retained_input(tmp_path):
     with (
         EmbeddedBroker(config_for(tmp_path)) as broker,
         EmbeddedBroker(config_for(tmp_path, app="new")) as other,
-        broker.join_group() as tasks,
-        other.join_group() as others,
+        broker.join_group(MONITOR_INPUTS) as tasks,
+        other.join_group(MONITOR_INPUTS) as others,
     ):
         produce(broker, "predictions", [b"x"] * 5)
         produce(broker, "labels", [b"x"] * 5)
@@ -392,22 +414,22 @@ def test_a_new_app_starts_with_the_oldest_retained_input(tmp_path):
         tasks.commit(0, commit_to(1, 4, 2))
         broker.apply_retention(now_ms() + 8 * DAY_MS)
 
-        assert others.rebalance().taken_over[0].position == Checkpoint(0, 4, 2)
+        assert others.rebalance().restored[0].checkpoint == Checkpoint(0, (4, 2))
         (batch,) = others.poll(0)
-        assert [record.offset for record in batch.predictions] == [4]
-        assert [record.offset for record in batch.labels] == [2, 3, 4]
-        others.commit(0, commit_to(1, 5, 5))
+        assert [record.offset for record in batch.inputs[0]] == [4]
+        assert [record.offset for record in batch.inputs[1]] == [2, 3, 4]
+        others.commit(0, commit_to(1, 5, 5, follows=(4, 2)))
         (entry,) = other.journal(0)
-        assert (entry.prediction_from, entry.label_from) == (4, 2)
+        assert (entry.offsets_from[0], entry.offsets_from[1]) == (4, 2)
 
 
 def test_the_journal_keeps_what_can_be_replayed(tmp_path):
     config = config_for(tmp_path, retention={"size_mb": 1})
-    with EmbeddedBroker(config) as broker, broker.join_group() as tasks:
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         tasks.rebalance()
         for sequence in range(1, 5):
             produce(broker, "predictions", [b"x" * 100_000] * 4)
-            tasks.commit(0, commit_to(sequence, 4 * sequence, 0))
+            tasks.commit(0, commit_to(sequence, 4 * sequence, 0, follows=(4 * sequence - 4, 0)))
         broker.apply_retention(now_ms())
         kept = offsets(broker, "predictions")
         assert kept == list(range(kept[0], 16))
@@ -428,8 +450,8 @@ def test_the_slowest_app_holds_the_input(tmp_path):
     with (
         EmbeddedBroker(config_for(tmp_path)) as broker,
         EmbeddedBroker(config_for(tmp_path, app="slow")) as other,
-        broker.join_group() as tasks,
-        other.join_group() as others,
+        broker.join_group(MONITOR_INPUTS) as tasks,
+        other.join_group(MONITOR_INPUTS) as others,
     ):
         produce(broker, "labels", [b"x"] * 5)
         tasks.rebalance()
@@ -473,7 +495,7 @@ def test_a_reader_that_is_behind_goes_on_with_what_is_left(tmp_path):
 
 def test_workers_apply_retention_as_they_commit(tmp_path, monkeypatch):
     config = config_for(tmp_path, retention={"age": "0s"})
-    with EmbeddedBroker(config) as broker, broker.join_group() as patient:
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as patient:
         produce(broker, "drift-alarms", [b"x"])
         time.sleep(0.01)
         patient.rebalance()
@@ -481,7 +503,7 @@ def test_workers_apply_retention_as_they_commit(tmp_path, monkeypatch):
         assert offsets(broker, "drift-alarms") == [0], "not in the first minute"
         patient.close()
         monkeypatch.setattr(embedded_assignment, "_RETENTION_EVERY_S", 0.0)
-        with broker.join_group() as tasks:
+        with broker.join_group(MONITOR_INPUTS) as tasks:
             tasks.rebalance()
             tasks.commit(0, commit_to(2, 0, 0))
         assert offsets(broker, "drift-alarms") == []

@@ -33,13 +33,13 @@ def compacted(log):
 
 def written(monkeypatch, commits):
     """A log, and the chunks that it stands for; a version of ours may have cut otherwise."""
-    log, chunks, changelog = [], {}, Changelog("state")
+    log, chunks, changelog = [], {}, Changelog("state", ["p", "l"])
     for sequence, (part_bytes, is_taken_over, changes) in enumerate(commits, 1):
         monkeypatch.setattr(kafka_changelog, "PART_BYTES_MAX", part_bytes)
         if is_taken_over:
-            changelog = Changelog("state")
+            changelog = Changelog("state", ["p", "l"])
             changelog.restore(log)
-        commit = Commit(Checkpoint(sequence, 0, 0, "", ""), [], changes)
+        commit = Commit(Checkpoint(), Checkpoint(sequence, (0, 0), "", ""), [], changes)
         log += as_logged(changelog.rows(commit), len(log))
         chunks = {k: v for k, v in {**chunks, **changes}.items() if v is not None}
     return log, chunks
@@ -50,17 +50,17 @@ def test_what_is_restored_is_what_was_committed(commits):
     with pytest.MonkeyPatch.context() as monkeypatch:
         log, chunks = written(monkeypatch, commits)
         for records in (log, compacted(log)):
-            taken_over = Changelog("state").restore(records)
+            taken_over = Changelog("state", ["p", "l"]).restore(records)
             assert taken_over.chunks == chunks
-            assert taken_over.position.sequence == len(commits)
-        n_parts = sum(record.key != b"position" for record in compacted(log))
+            assert taken_over.checkpoint.sequence == len(commits)
+        n_parts = sum(record.key != b"checkpoint" for record in compacted(log))
         size = {name: len(chunk) for name, chunk in chunks.items()}
         assert n_parts <= sum(max(1, n) for n in size.values())
 
 
 def test_a_part_that_is_missing_is_noticed(monkeypatch):
     log, _ = written(monkeypatch, [(2, False, {"a": b"12345"})])
-    assert [record.key for record in log] == [b"a#0", b"a#1", b"a#2", b"position"]
+    assert [record.key for record in log] == [b"a#0", b"a#1", b"a#2", b"checkpoint"]
     for lost in range(3):
         with pytest.raises(BrokerError, match="is not whole"):
-            Changelog("state").restore(log[:lost] + log[lost + 1 :])
+            Changelog("state", ["p", "l"]).restore(log[:lost] + log[lost + 1 :])

@@ -16,7 +16,7 @@ from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
 from tests.support.kafka.cluster import Cluster, ClusterError
 from tests.support.kafka.jars import KafkaUnavailableError
-from tests.support.kafka.processes import hold_port
+from tests.support.kafka.ports import hold_port
 from tests.support.kafka.queries import brokers_seen
 from tests.support.kafka.security import PASSWORD, Authority
 from tests.support.kafka.service import ROOT

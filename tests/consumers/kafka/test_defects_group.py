@@ -15,6 +15,7 @@ from kafka.structs import OffsetAndMetadata
 from streamgauge.consumers.broker import FencedError
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.membership import Membership
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.kafka.apps import a_commit, app_settings, eventually, evict, make_app, take_over
 from tests.support.kafka.bare import committed_values, consuming, mended
 from tests.support.kafka.cluster import Cluster
@@ -62,7 +63,7 @@ def join(consumer, place):
 
 
 def test_d6_a_zombie_is_fenced_by_the_next_take_over_and_not_by_the_group(kafka, app):
-    with KafkaAssignment(app) as zombie:
+    with KafkaAssignment(app, MONITOR_INPUTS) as zombie:
         take_over(zombie, 0)
         zombie.commit(0, a_commit(app, 1, b"1"))
         # As if it were suspended: nothing asks it to poll any more, and the group forgets it.
@@ -71,8 +72,8 @@ def test_d6_a_zombie_is_fenced_by_the_next_take_over_and_not_by_the_group(kafka,
         eventually(lambda: not zombie._membership.is_stable, "hearing of the eviction")
         # Nobody else has taken over, so that nothing is wrong with this.
         zombie.commit(0, a_commit(app, 2, b"2"))
-        with KafkaAssignment(app) as successor:
-            assert take_over(successor, 0)[0].position.sequence == 2
+        with KafkaAssignment(app, MONITOR_INPUTS) as successor:
+            assert take_over(successor, 0)[0].checkpoint.sequence == 2
             with pytest.raises(FencedError, match="partition 0: another worker has taken"):
                 zombie.commit(0, a_commit(app, 3, b"zombie"))
             successor.commit(0, a_commit(app, 3, b"3"))
@@ -105,14 +106,14 @@ def test_d8_the_range_assignor_loses_members_where_two_kinds_mix():
 def test_d8_each_of_three_workers_has_its_share(kafka, kafka_prefix):
     app = make_app(app_settings(kafka.bootstrap, kafka_prefix), n_partitions=6)
     with ExitStack() as stack:
-        workers = [stack.enter_context(KafkaAssignment(app)) for _ in range(3)]
+        workers = [stack.enter_context(KafkaAssignment(app, MONITOR_INPUTS)) for _ in range(3)]
         owned = [set() for _ in workers]
 
         def shared():
             for tasks, mine in zip(workers, owned, strict=True):
                 change = tasks.rebalance()
                 mine.difference_update(change.lost)
-                mine.update(change.taken_over)
+                mine.update(change.restored)
             return [len(mine) for mine in owned] == [2, 2, 2]
 
         eventually(shared, f"two partitions for each: {owned}")
@@ -165,8 +166,8 @@ def test_d10_a_worker_claims_what_it_has(kafka, kafka_proxy, kafka_prefix):
 
 @pytest.mark.slow
 def test_d10_each_partition_is_somebodys_after_all_were_thrown_out(tmp_path, kafka_prefix):
-    # As clusters do that are not made for tests, it lets an empty group gather before it shares.
-    cluster = Cluster(tmp_path, 1, settings={"group.initial.rebalance.delay.ms": "1500"})
+    # As clusters do by default, it lets an empty group gather for 3 s before it shares.
+    cluster = Cluster(tmp_path, 1)
     start_or_skip(cluster)
     try:
         app = make_app(app_settings(cluster.bootstrap, kafka_prefix), n_partitions=6)

@@ -15,12 +15,13 @@ from kafka.errors import CorruptRecordError
 from kafka.serializer import Deserializer
 
 from streamgauge.consumers.broker import BrokerError
+from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.broker import KafkaBroker
-from streamgauge.consumers.worker import Worker
 from streamgauge.stream.publish import LETTER_HEADERS
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.consumers.kafka.test_cluster import create_topic, send
-from tests.support.harness import POISON
+from tests.support.harness import POISON, monitor_worker, totals_of
 from tests.support.kafka.apps import DEADLINE_S, app_settings, make_app, take_over
 from tests.support.kafka.bare import committed_values, consuming, mended
 from tests.support.kafka.rules import Api, ChangeResponse, Rule
@@ -81,7 +82,7 @@ def spins(consumer):
 
     def poll():
         # How it ends when it is stopped below does not matter.
-        with suppress(TypeError, CorruptRecordError):
+        with suppress(TypeError, ValueError, CorruptRecordError):
             consumer.poll(0)
 
     thread = threading.Thread(target=poll, daemon=True)
@@ -137,10 +138,10 @@ def app(kafka, kafka_proxy, kafka_prefix):
 
 def work(app):
     """Run a worker until all input is processed; its counts."""
-    with KafkaAssignment(app) as tasks:
-        worker = Worker(app, tasks)
-        worker.run(until_idle=True, should_stop=lambda: False)
-        return worker.totals()
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
+        worker = monitor_worker(app, tasks)
+        worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
+        return totals_of(worker)
 
 
 @pytest.mark.parametrize("n_good", [0, 12])
@@ -152,22 +153,22 @@ def test_d7_a_damaged_record_stops_its_partition_and_no_other(
     produce(kafka.bootstrap, labels, 1, [outcome(f"{i}") for i in range(25)])
     kafka_proxy.add(Rule(damage(labels, 0), Api.FETCH, client=f"{app.app}-input", times=None))
     where = f"partition 0 stands still at a damaged record of '{labels}'"
-    with KafkaAssignment(app) as tasks:
-        worker = Worker(app, tasks)
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
+        worker = monitor_worker(app, tasks)
         with pytest.raises(BrokerError, match=where):
-            worker.run(until_idle=True, should_stop=lambda: False)
-        assert worker.totals().n_outcomes == n_good + 25
+            worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
+        assert totals_of(worker).n_outcomes == n_good + 25
         # It is said once, and everything else goes on.
         errors = [r for r in caplog.records if r.levelno >= logging.ERROR and where in r.message]
         assert len(errors) == 1
         produce(kafka.bootstrap, labels, 1, [outcome(f"{i}") for i in range(25, 30)])
         with pytest.raises(BrokerError, match=f"{where}.* at offset {n_good} failed crc check"):
-            worker.run(until_idle=True, should_stop=lambda: False)
-        assert worker.totals().n_outcomes == n_good + 30
+            worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
+        assert totals_of(worker).n_outcomes == n_good + 30
     kafka_proxy.clear()
-    with KafkaAssignment(app) as tasks:
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
         taken_over = take_over(tasks, 0, 1)
-        assert {p: t.position.label_offset for p, t in taken_over.items()} == {0: n_good, 1: 30}
+        assert {p: t.checkpoint.offsets[1] for p, t in taken_over.items()} == {0: n_good, 1: 30}
     # Where the damage was on the way and not in the log, the next worker goes on.
     assert work(app).n_outcomes == n_good + 31
 
@@ -180,11 +181,11 @@ def test_d7_a_damaged_head_of_a_batch_stops_its_partition_and_no_other(kafka, ap
     damage_head(kafka, labels, partition=0, offset=3)
     where = f"partition 0 stands still at a damaged record of '{labels}'"
     for n in (28, 29):
-        with KafkaAssignment(app) as tasks:
-            worker = Worker(app, tasks)
+        with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
+            worker = monitor_worker(app, tasks)
             with pytest.raises(BrokerError, match=where):
-                worker.run(until_idle=True, should_stop=lambda: False)
-            assert worker.totals().n_outcomes == n
+                worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
+            assert totals_of(worker).n_outcomes == n
         errors = [r for r in caplog.records if r.levelno >= logging.ERROR and where in r.message]
         assert len(errors) == 1
         caplog.clear()
@@ -276,16 +277,16 @@ def test_d9_input_that_runs_far_ahead_of_the_other_is_delivered_whole(kafka, app
             produce(kafka.bootstrap, topic, partition, sent, **times)
     polled = {(name, partition): [] for name in (behind, ahead) for partition in values}
     n_rested = 0
-    with KafkaAssignment(app) as tasks:
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
         take_over(tasks, 0, 1)
         deadline_s = time.monotonic() + DEADLINE_S
         while not tasks.idle():
             assert time.monotonic() < deadline_s, {k: len(v) for k, v in polled.items()}
             for batch in tasks.poll(0.2):
-                for name in (behind, ahead):
-                    polled[name, batch.partition] += [r.value for r in getattr(batch, name)]
+                for name, records in zip(MONITOR_INPUTS, batch.inputs, strict=True):
+                    polled[name, batch.partition] += [r.value for r in records]
             inputs = tasks._input._inputs.values()
             n_rested += sum(i.rests for i in inputs)
-            assert max(len(i.ahead) for i in inputs) <= 4 * app.worker.batch_max
+            assert max(len(i.buffer.records) for i in inputs) <= 4 * app.worker.batch_max
     assert n_rested > 0, "neither ever had to wait for the other"
     assert polled == {(name, partition): values[partition] for name, partition in polled}

@@ -18,13 +18,15 @@ from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from streamgauge.consumers.broker import BrokerError, BrokerTimeoutError
+from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.kafka import client as kafka_client
 from streamgauge.consumers.kafka import transaction as kafka_transaction
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.transaction import ProducerRecord, TransactionalWriter
-from streamgauge.consumers.worker import Worker
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.consumers.kafka.test_cluster import create_topic
+from tests.support.harness import monitor_worker, totals_of
 from tests.support.kafka.apps import a_commit, app_settings, eventually, make_app, take_over
 from tests.support.kafka.bare import committed_values, consuming, mended
 from tests.support.kafka.rules import Api, Call, DropRequest, DropResponse, Rule, fail, refuse
@@ -217,10 +219,10 @@ def test_d3_a_worker_puts_no_offsets_into_its_transactions(kafka, kafka_proxy, a
         with broker.producer() as producer:
             for number in range(25):
                 producer.send(app.topics.labels, outcome(number), b"m")
-        with broker.join_group() as tasks:
-            worker = Worker(app, tasks)
-            worker.run(until_idle=True, should_stop=lambda: False)
-            assert worker.totals().n_outcomes == 25
+        with broker.join_group(MONITOR_INPUTS) as tasks:
+            worker = monitor_worker(app, tasks)
+            worker.run(until_idle=True, should_stop=lambda: False, clock_ms=wall_clock_ms)
+            assert totals_of(worker).n_outcomes == 25
     assert kafka_proxy.n_seen(Api.END_TXN) >= 3, "25 labels are three batches"
     assert kafka_proxy.n_seen(Api.ADD_OFFSETS_TO_TXN) == 0
     assert kafka_proxy.n_seen(Api.TXN_OFFSET_COMMIT) == 0
@@ -319,7 +321,7 @@ def test_d5_the_client_cannot_tell_whether_it_has_committed(
 
 @LOST
 def test_d5_the_next_take_over_finds_out(kafka, kafka_proxy, app, short_timeouts, action, arrives):
-    with KafkaAssignment(app) as tasks:
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
         take_over(tasks, 0)
         tasks.commit(0, a_commit(app, 1, b"1"))
         rule = kafka_proxy.add(Rule(action, Api.END_TXN))
@@ -328,7 +330,7 @@ def test_d5_the_next_take_over_finds_out(kafka, kafka_proxy, app, short_timeouts
         assert rule.happened.is_set()
         found = take_over(tasks, 0)[0]
         n = 2 if arrives else 1
-        assert found.position.sequence == n
+        assert found.checkpoint.sequence == n
         assert found.chunks == {"chunk": b"%d" % n}
         tasks.commit(0, a_commit(app, n + 1, b"after"))
     assert committed_values(kafka.bootstrap, app.topics.metrics) == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.kafka.apps import app_settings, make_app, take_over
 from tests.support.kafka.rules import Api, DropResponse, Rule
 
@@ -19,7 +20,7 @@ def test_a_lost_answer_holds_a_worker_up_for_seconds_and_not_for_minutes(
     app = make_app(settings, at=kafka.bootstrap)
     rule = Rule(DropResponse(), api, client=f"{app.app}-member-")
     kafka_proxy.add(rule)
-    with KafkaAssignment(app) as tasks:
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
         # The client's own limit, at its default settings, is five minutes.
         take_over(tasks, 0)
     assert rule.happened.is_set()

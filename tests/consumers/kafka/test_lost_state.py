@@ -13,6 +13,7 @@ from streamgauge.consumers.kafka.producer import TopicProducer
 from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Admin, internal_topic
 from streamgauge.consumers.kafka.transaction import ProducerRecord, TransactionalWriter
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.kafka.apps import a_commit, app_settings, eventually, make_app, take_over
 from tests.support.kafka.bare import committed_values
 
@@ -33,7 +34,7 @@ def reader(app):
 
 
 def commit(app, *sequences):
-    with KafkaAssignment(app) as tasks:
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
         take_over(tasks, 0)
         for sequence in sequences:
             tasks.commit(0, a_commit(app, sequence, b"%d" % sequence))
@@ -49,7 +50,7 @@ def make_anew(app, kafka):
 
 
 def check_refused(app, kafka, match, n_committed):
-    with KafkaAssignment(app) as tasks, pytest.raises(BrokerError, match=match):
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks, pytest.raises(BrokerError, match=match):
         take_over(tasks, 0)
     values = committed_values(kafka.bootstrap, app.topics.metrics)
     assert values == [b"%d" % n for n in range(1, n_committed + 1)]
@@ -102,4 +103,4 @@ def test_the_last_commit_is_found_behind_much_that_was_aborted(app, reader):
     commit(app)
     assert reader.bounds(journal, 0)[1] > 150
     entry = json.loads(reader.last(journal, 0).value)
-    assert entry[1] == 2
+    assert entry["sequence"] == 2

@@ -4,8 +4,8 @@ import pytest
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka.ranges import RangeReader, ask_offsets
-from streamgauge.stream.config import load_config
 from tests.consumers.kafka.test_cluster import create_topic, send
 
 WHERE = TopicPartition("t", 0)

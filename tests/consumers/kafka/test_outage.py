@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from streamgauge.consumers.broker import BrokerTimeoutError
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka import assignment as kafka_assignment
 from streamgauge.consumers.kafka.assignment import KafkaAssignment
 from streamgauge.consumers.kafka.client import any_reachable
-from streamgauge.stream.config import load_config
+from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.kafka.apps import app_settings, eventually, make_app, take_over
 from tests.support.processes import killed_at_last
 
@@ -48,14 +49,14 @@ def test_an_outage_is_told_once_and_its_end_as_well(
     kafka, kafka_proxy, kafka_prefix, caplog, monkeypatch, go_away
 ):
     monkeypatch.setattr(kafka_assignment, "_SILENT_S", 0.5)
-    caplog.set_level(logging.INFO, "consumers")
+    caplog.set_level(logging.INFO, "streamgauge.consumers")
     settings = app_settings(kafka.proxy_bootstrap, kafka_prefix, timeout=f"{TIMEOUT_S}s")
     app = make_app(settings, at=kafka.bootstrap)
 
     def told():
         return [text.removeprefix(f"Kafka at {kafka.proxy_bootstrap} ") for text in caplog.messages]
 
-    with KafkaAssignment(app) as tasks:
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
         take_over(tasks, 0)
         go_away(kafka_proxy)
         eventually(lambda: turn(tasks) or "does not answer; waiting" in told(), "being told")
@@ -78,7 +79,7 @@ def test_nothing_is_taken_over_while_nothing_answers(
     monkeypatch.setattr(kafka_assignment, "_SILENT_S", 0.5)
     settings = app_settings(kafka.proxy_bootstrap, kafka_prefix, timeout="20s")
     app = make_app(settings, at=kafka.bootstrap)
-    with KafkaAssignment(app) as tasks:
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
         take_over(tasks, 0)
         go_away(kafka_proxy)
         eventually(lambda: turn(tasks) or tasks._silence_told, "the silence")
@@ -137,9 +138,9 @@ def test_take_overs_that_time_out_do_not_keep_a_worker_from_stopping(
         raise BrokerTimeoutError("it took its time")
 
     monkeypatch.setattr(kafka_assignment, "TransactionalWriter", time_out)
-    with KafkaAssignment(app) as tasks:
+    with KafkaAssignment(app, MONITOR_INPUTS) as tasks:
         eventually(lambda: tasks._membership.assigned() == {0, 1, 2}, "the assignment")
         for n in range(1, 4):
-            assert tasks.rebalance().taken_over == {}
+            assert tasks.rebalance().restored == {}
             assert len(tried) == n, "one in each call"
         assert set(tried) == {0, 1, 2}, "each has its turn"

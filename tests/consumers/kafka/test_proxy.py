@@ -15,7 +15,7 @@ from kafka.protocol.metadata import CoordinatorType, FindCoordinatorRequest, Met
 from kafka.protocol.producer import AddPartitionsToTxnRequest, EndTxnRequest
 
 from tests.consumers.kafka.test_cluster import create_topic, send, values_of
-from tests.support.kafka.processes import hold_port
+from tests.support.kafka.ports import hold_port
 from tests.support.kafka.proxy import FaultProxy
 from tests.support.kafka.rules import (
     Api,

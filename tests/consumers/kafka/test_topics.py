@@ -12,7 +12,7 @@ from streamgauge.consumers.broker import BrokerError, Checkpoint, Commit
 from streamgauge.consumers.kafka.broker import KafkaBroker
 from streamgauge.consumers.kafka.client import make_consumer, make_producer
 from streamgauge.consumers.kafka.topics import Admin, plan_topics, written_topics
-from streamgauge.stream.records import Output
+from streamgauge.stream.records import MONITOR_INPUTS, Output
 from tests.support.kafka.apps import app_settings, eventually, make_app, take_over
 from tests.support.kafka.rules import Api, ChangeResponse, Rule
 
@@ -59,10 +59,10 @@ def test_what_is_published_of_old_events_is_as_young_as_its_writing(kafka, app):
     # Else Kafka's retention deletes it as old as its event.
     topic = app.topics.retrain
     before_ms = time.time_ns() // 1_000_000
-    with KafkaBroker(app) as broker, broker.join_group() as tasks:
+    with KafkaBroker(app) as broker, broker.join_group(MONITOR_INPUTS) as tasks:
         take_over(tasks, 0)
-        request = Output(topic, b"m", b"{}", (), timestamp_ms=5)
-        tasks.commit(0, Commit(Checkpoint(1, 0, 0, "d", "c"), [request], {}))
+        request = Output("retrain", b"m", b"{}", (), timestamp_ms=5)
+        tasks.commit(0, Commit(Checkpoint(), Checkpoint(1, (0, 0), "d", "c"), [request], {}))
         (record,) = broker.fetch(topic, 0, 0, 1)
     assert record.timestamp_ms >= before_ms
     configure(kafka, topic, {"message.timestamp.type": "CreateTime"})

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgauge.consumers.child_process import SinkProcess
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow import entries as mlflow_entries
 from streamgauge.consumers.mlflow import store as mlflow_store
@@ -33,7 +34,6 @@ from streamgauge.consumers.mlflow.history import (
 from streamgauge.consumers.mlflow.service import run_sink
 from streamgauge.consumers.mlflow.sink import MLflowSink
 from streamgauge.consumers.mlflow.store import MLflowDownError, TrackingError
-from streamgauge.stream.config import load_config
 from streamgauge.stream.contracts import (
     RETRAIN_REQUESTED,
     AlarmEvent,
@@ -306,7 +306,7 @@ CRASH = """
     from streamgauge.consumers.mlflow.service import run_sink
     from streamgauge.consumers.embedded.broker import EmbeddedBroker
     from streamgauge.consumers.embedded.clients import EmbeddedReader
-    from streamgauge.stream.config import load_config
+    from streamgauge.consumers.config import load_config
 
     def die(*args):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -496,7 +496,7 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path):
     config = a_config(tmp_path)
     code = (
         "import sys; from streamgauge.consumers.mlflow.store import connect; "
-        "from streamgauge.stream.config import load_config; "
+        "from streamgauge.consumers.config import load_config; "
         "connect(load_config({'broker': {'data_dir': sys.argv[1]}}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
@@ -534,8 +534,10 @@ def until(condition, timeout_s=120):
 
 CHILD = """
     import sys
+    from streamgauge.consumers.mlflow import sink as mlflow_sink
+    from streamgauge.consumers.config import load_config
     from streamgauge.consumers.mlflow import service
-    from streamgauge.stream.config import load_config
+    from streamgauge.consumers.config import load_config
 
     main, folder, uri = sys.argv[1:]
     config = {"broker": {"data_dir": folder}, "mlflow": {"tracking_uri": uri}}

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.published import UnreadableRecordError, document, read
 from streamgauge.consumers.terminal.tail import tail
@@ -29,7 +30,6 @@ from streamgauge.consumers.terminal.views import (
     MetricsView,
     line,
 )
-from streamgauge.stream.config import load_config
 from streamgauge.stream.contracts import AlarmEvent, MetricPoint
 from streamgauge.stream.records import Record
 from tests.support.processes import killed_at_last
@@ -411,7 +411,7 @@ PROGRAM = """
 import sys
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.terminal.tail import tail
-from streamgauge.stream.config import load_config
+from streamgauge.consumers.config import load_config
 with EmbeddedBroker(load_config({"broker": {"data_dir": sys.argv[1]}})) as broker:
     with broker.reader(["drift-alarms"]) as reader:
         tail(reader, "alarms", as_json=sys.argv[2] == "json", follow=True)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgauge.consumers.broker import BrokerError
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.traffic import send as traffic_send
 from streamgauge.consumers.traffic.csv_rows import CsvError, infer_task, parse_value, read_rows
@@ -24,7 +25,7 @@ from streamgauge.consumers.traffic.frozen_model import (
 )
 from streamgauge.consumers.traffic.labels import ROW_MS, START_MS, LabelSchedule
 from streamgauge.consumers.traffic.replay import CsvReplay, ReplayError, ReplayOptions, replay
-from streamgauge.stream.config import EventLimits, load_config
+from streamgauge.stream.config import EventLimits
 from streamgauge.stream.events import decode_label, decode_prediction
 
 STREAMS = Path(__file__).parents[4] / "shared" / "data" / "streams"

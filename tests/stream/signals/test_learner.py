@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from streamgauge.stream.config import LearnerConfig
-from streamgauge.stream.join import Outcome
+from streamgauge.stream.outcomes import Outcome
 from streamgauge.stream.signals.learner import Learner, LearnerStateError, make_river_model
 from streamgauge.stream.signals.loss import ScaledAbsoluteError, ZeroOneLoss
 

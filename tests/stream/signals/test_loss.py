@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgauge.stream.config import load_config
-from streamgauge.stream.join import Outcome
+from streamgauge.consumers.config import load_config
+from streamgauge.stream.outcomes import Outcome
+from streamgauge.stream.signals import loss as loss_module
 from streamgauge.stream.signals.loss import LogLoss, ScaledAbsoluteError, ZeroOneLoss, make_loss
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1)
@@ -90,6 +91,19 @@ def test_all_errors_zero_then_one_that_is_not():
 def test_errors_beyond_any_number():
     extremes = outcomes([(1e308, -1e308), (0, 1e308), (-(2**63), 2**63 - 1), (5e-324, 0)])
     assert np.isfinite(ScaledAbsoluteError().values(extremes)).all()
+
+
+@given(PAIRS, st.lists(st.integers(0, 20), max_size=5))
+def test_another_predictions_loss_is_on_the_scale_that_its_outcome_left_behind(pairs, sizes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_module, "_N_SCALE", 25)
+        stepwise, whole = ScaledAbsoluteError(), ScaledAbsoluteError()
+        for piece in cut(outcomes(pairs), sizes):
+            whole.values(piece)
+            for i, outcome in enumerate(piece):
+                stepwise.values([outcome])
+                expected = stepwise.one(outcome.y_true, 0.5)
+                assert whole.one(outcome.y_true, 0.5, i) == expected
 
 
 @pytest.mark.parametrize("y_pred", [math.nan, math.inf, -math.inf])

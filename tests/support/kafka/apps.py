@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from kafka.admin import MemberToRemove
 
 from streamgauge.consumers.broker import Checkpoint, Commit
+from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka.topics import Admin
-from streamgauge.stream.config import load_config
 from streamgauge.stream.records import Output
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from streamgauge.consumers.broker import RestoredPartition
+    from streamgauge.consumers.config import Config
     from streamgauge.consumers.kafka.assignment import KafkaAssignment
-    from streamgauge.stream.config import Config
 
 DEADLINE_S = 30.0
 
@@ -68,7 +68,7 @@ def take_over(tasks: KafkaAssignment, *partitions: int) -> dict[int, RestoredPar
     taken_over: dict[int, RestoredPartition] = {}
 
     def complete() -> bool:
-        taken_over.update(tasks.rebalance().taken_over)
+        taken_over.update(tasks.rebalance().restored)
         return taken_over.keys() >= set(partitions)
 
     eventually(complete, f"taking {partitions} over")
@@ -77,8 +77,10 @@ def take_over(tasks: KafkaAssignment, *partitions: int) -> dict[int, RestoredPar
 
 def a_commit(config: Config, sequence: int, value: bytes) -> Commit:
     """A commit of one metric and one chunk of the same value."""
-    output = Output(config.topics.metrics, b"m", value, (), 5)
-    return Commit(Checkpoint(sequence, 0, 0, f"d{sequence}", "c"), [output], {"chunk": value})
+    output = Output("metrics", b"m", value, (), 5)
+    before = Checkpoint(sequence - 1, (0, 0))
+    after = Checkpoint(sequence, (0, 0), f"d{sequence}", "c")
+    return Commit(before, after, [output], {"chunk": value})
 
 
 def evict(config: Config) -> None:

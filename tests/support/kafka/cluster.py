@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Self
 
 from kafka.protocol.metadata import CoordinatorType
 
+from tests.support.kafka.addresses import Addresses
 from tests.support.kafka.java import Java
-from tests.support.kafka.processes import ProcessGroup, hold_port
+from tests.support.kafka.ports import hold_port
 from tests.support.kafka.queries import brokers_seen, coordinator_seen, partition_seen
 from tests.support.kafka.security import Security
-from tests.support.kafka.settings import LISTENERS, LOGGING, SECURED, node_properties
-from tests.support.kafka.wire import HOST
+from tests.support.kafka.settings import LOGGING, SECURED, listeners, node_properties
+from tests.support.processes import ProcessGroup
 
 if TYPE_CHECKING:
     import socket
@@ -37,7 +38,7 @@ class ClusterError(Exception):
     """The cluster did not do what it was told; where a broker is to blame, its log's tail."""
 
 
-class Cluster:
+class Cluster(Addresses):
     """Brokers 1 to n, each with a controller, in one folder.
 
     Args:
@@ -48,10 +49,8 @@ class Cluster:
             are free when None.
         secured: whether there are listeners with SASL and TLS too: SASL_PLAINTEXT, SASL_SSL, and
             SSL, which asks for the client's certificate.
+        n_proxies: how many proxies there may be before each broker at the same time.
         settings: server properties that go before the tests' own.
-
-    Attributes:
-        security: what a client needs for the listeners with SASL and TLS.
     """
 
     def __init__(
@@ -61,14 +60,14 @@ class Cluster:
         *,
         first_port: int | None = None,
         secured: bool = False,
+        n_proxies: int = 1,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder = folder.absolute()
-        self.nodes = tuple(range(1, n_brokers + 1))
-        self.security = Security(self.folder / "security") if secured else None
+        folder = folder.absolute()
+        super().__init__(folder, n_brokers, Security(folder / "security") if secured else None)
+        self._n_proxies = n_proxies
         self._first_port = first_port
         self._settings = dict(settings or {})
-        self._ports: dict[int, dict[str, int]] = {}
         self._held: list[socket.socket] = []
         self._group: ProcessGroup | None = None
         self._java: Java | None = None
@@ -84,32 +83,11 @@ class Cluster:
 
     # Where it is
 
-    @property
-    def bootstrap(self) -> str:
-        """The brokers' own addresses, as clients take them."""
-        return self.addresses("PLAINTEXT")
-
-    @property
-    def proxy_bootstrap(self) -> str:
-        """The addresses at which the test is to put a proxy before each broker.
-
-        A client that starts there is told of no others, and so stays behind the proxies.
-        """
-        return self.addresses("PROXIED")
-
-    def port(self, node: int, listener: str = "PLAINTEXT") -> int:
-        """A port of a node. PROXIED is its proxy's, which is to forward to PROXY."""
-        return self._ports[node][listener]
-
     def pid(self, node: int) -> int:
         return self._brokers[node].pid
 
     def log_path(self, node: int) -> Path:
         return self.folder / f"node-{node}.log"
-
-    def addresses(self, listener: str) -> str:
-        """The addresses of a listener, as clients take them."""
-        return ",".join(f"{HOST}:{self.port(node, listener)}" for node in self.nodes)
 
     # All of it
 
@@ -159,14 +137,14 @@ class Cluster:
             self._coordinator(kind, "any", timeout_s)
 
     def _choose_ports(self) -> None:
-        names = (*LISTENERS, "PROXIED", *(SECURED if self.security else ()))
+        names = (*listeners(self._n_proxies), *(SECURED if self.security else ()))
         for node in self.nodes:
             first = 0 if self._first_port is None else self._first_port + node - 1
             try:
                 held = {name: hold_port(0 if i else first) for i, name in enumerate(names)}
             except OSError as error:
                 raise ClusterError(f"port {first}: {error.strerror}") from None
-            self._ports[node] = {name: held[name].getsockname()[1] for name in held}
+            self.ports[node] = {name: held[name].getsockname()[1] for name in held}
             self._held += held.values()
         if sys.platform != "linux":
             # Nobody else may listen on a bound port there: free a moment ago has to do.
@@ -183,7 +161,7 @@ class Cluster:
         for node in self.nodes:
             data = self.folder / f"node-{node}"
             properties = data.with_suffix(".properties")
-            text = node_properties(node, self._ports, data, settings)
+            text = node_properties(node, self.ports, data, settings)
             properties.write_text(text, encoding="utf-8")
             if not (data / "meta.properties").exists():
                 command = self._java.command(*tool, str(properties), archive=archive)

@@ -17,7 +17,7 @@ from tests.support.kafka.wire import HOST, SIZE, read_frame
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tests.support.kafka.cluster import Cluster
+    from tests.support.kafka.addresses import Addresses
 
 PASS = Rule(Action(), times=None)
 CORRELATION_ID = struct.Struct(">i")
@@ -55,7 +55,7 @@ class FaultProxy:
         self._lock = threading.Lock()
 
     @classmethod
-    def before(cls, cluster: Cluster) -> Self:
+    def before(cls, cluster: Addresses) -> Self:
         """For the clients that start at a cluster's `proxy_bootstrap`."""
         ports = ("PROXIED", "PROXY")
         return cls({node: tuple(cluster.port(node, p) for p in ports) for node in cluster.nodes})

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-LISTENERS = ("PLAINTEXT", "CONTROLLER", "PROXY")
 SECURED = ("SASL_PLAINTEXT", "SASL_SSL", "SSL")
 
 # Java writes to its standard output, which is a file for each node: a crash of the virtual
@@ -26,6 +25,16 @@ rootLogger.appenderRef.out.ref = out
 """
 
 
+def listeners(n_proxies: int) -> tuple[str, ...]:
+    """What a node has a port for besides `SECURED`."""
+    return ("PLAINTEXT", "CONTROLLER", *(name for n in range(n_proxies) for name in proxied(n)))
+
+
+def proxied(number: int) -> tuple[str, str]:
+    """The listener that a proxy forwards to, and the name of the port that is its own."""
+    return ("PROXY", "PROXIED") if number == 0 else (f"PROXY_{number}", f"PROXIED_{number}")
+
+
 def node_properties(
     node: int, ports: Mapping[int, Mapping[str, int]], data: Path, more: Mapping[str, str]
 ) -> str:
@@ -34,14 +43,15 @@ def node_properties(
     Args:
         node: its id.
         ports: of every node by id: one for each listener, and PROXIED, which it gives out as the
-            port of its listener PROXY.
+            port of its listener PROXY; and so on, as from `proxied`.
         data: its folder.
         more: what goes before the settings here.
     """
     mine = ports[node]
-    listeners = {name: port for name, port in mine.items() if name != "PROXIED"}
-    advertised = {name: port for name, port in listeners.items() if name != "CONTROLLER"}
-    advertised["PROXY"] = mine["PROXIED"]
+    bound = {name: port for name, port in mine.items() if not name.startswith("PROXIED")}
+    advertised = {
+        name: mine[name.replace("PROXY", "PROXIED")] for name in bound if name != "CONTROLLER"
+    }
     voters = ",".join(f"{n}@{HOST}:{theirs['CONTROLLER']}" for n, theirs in ports.items())
     settings = {
         "process.roles": "broker,controller",
@@ -49,11 +59,9 @@ def node_properties(
         "controller.quorum.voters": voters,
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
-        "listeners": _urls(listeners),
+        "listeners": _urls(bound),
         "advertised.listeners": _urls(advertised),
-        "listener.security.protocol.map": ",".join(
-            f"{name}:{_protocol(name)}" for name in listeners
-        ),
+        "listener.security.protocol.map": ",".join(f"{name}:{_protocol(name)}" for name in bound),
         "log.dirs": data,
         **_replication(len(ports)),
         **QUICK,
@@ -83,11 +91,12 @@ def _replication(n_nodes: int) -> dict[str, int]:
     }
 
 
+# Not `group.initial.rebalance.delay.ms`: for 3 s a group that is new, or was thrown out, gathers
+# before anybody is given a partition, and workers have to live with that.
 QUICK = {
     "auto.create.topics.enable": "false",
     "broker.heartbeat.interval.ms": 500,
     "broker.session.timeout.ms": 4000,
-    "group.initial.rebalance.delay.ms": 0,
     "group.min.session.timeout.ms": 1000,
     "log.cleaner.backoff.ms": 500,
     "log.cleaner.dedupe.buffer.size": 8 * 1024 * 1024,

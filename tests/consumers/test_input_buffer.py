@@ -5,10 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from kafka import TopicPartition
 
-from streamgauge.consumers.kafka import input as kafka_input
-from streamgauge.consumers.kafka.input import Input
+from streamgauge.consumers import input_buffer
+from streamgauge.consumers.input_buffer import InputBuffer
 from streamgauge.stream.records import Record
 
 BATCH_MAX = 10
@@ -16,18 +15,18 @@ BATCH_MAX = 10
 
 @pytest.fixture(autouse=True)
 def bytes_max(monkeypatch):
-    monkeypatch.setattr(kafka_input, "_BATCH_BYTES_MAX", 100)
+    monkeypatch.setattr(input_buffer, "_BATCH_BYTES_MAX", 100)
 
 
 def test_keys_and_headers_are_bytes_too():
-    i = Input(TopicPartition("p", 0), 0, 1000)
+    i = InputBuffer()
     i.put([Record("p", 0, n, 0, bytes(30), None, (("h", bytes(30)),)) for n in range(8)])
     assert i.batch_size(BATCH_MAX) == 1
     assert i.is_ahead(3, BATCH_MAX)
 
 
 def filled(*sizes):
-    i = Input(TopicPartition("p", 0), 0, 1000)
+    i = InputBuffer()
     i.put([Record("p", 0, n, 0, None, bytes(size) or None) for n, size in enumerate(sizes)])
     return i
 
