@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
@@ -10,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,11 +21,12 @@ from streamgauge.consumers.child_process import SinkProcess
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker, state_key
-from streamgauge.consumers.terminal.format import sparkline
+from streamgauge.consumers.terminal.format import before_after, sparkline
 from streamgauge.consumers.terminal.tables import plain_table
 from streamgauge.consumers.traffic.demo_stream import MODEL, demo_stream
 from streamgauge.consumers.worker import Observer, Worker
 from streamgauge.detectors.errors import StreamgaugeError
+from streamgauge.stream.contracts import AlarmEvent, MetricPoint, RetrainRequest
 from streamgauge.stream.engine import Engine
 from streamgauge.stream.records import MONITOR_INPUTS
 
@@ -51,10 +51,10 @@ class DemoError(StreamgaugeError, ValueError):
 
 @dataclass
 class Findings(Observer):
-    """All that the worker has published so far."""
+    """Alarms, requests and errors that the worker has published so far."""
 
-    alarms: list[dict[str, Any]] = field(default_factory=list)
-    requests: list[dict[str, Any]] = field(default_factory=list)
+    alarms: list[AlarmEvent] = field(default_factory=list)
+    requests: list[RetrainRequest] = field(default_factory=list)
     lines: list[Text] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
 
@@ -62,13 +62,13 @@ class Findings(Observer):
         """Take the outputs of a commit."""
         for output in commit.outputs:
             if output.role == "alarms":
-                self.alarms.append(json.loads(output.value))
+                self.alarms.append(AlarmEvent.model_validate_json(output.value))
                 self.lines.append(_alarm_line(self.alarms[-1]))
             elif output.role == "retrain":
-                self.requests.append(json.loads(output.value))
+                self.requests.append(RetrainRequest.model_validate_json(output.value))
                 self.lines.append(_request_line(self.requests[-1]))
             elif output.role == "metrics":
-                values = json.loads(output.value)["values"]
+                values = MetricPoint.model_validate_json(output.value).values
                 if "accuracy_window" in values:
                     self.errors.append(1 - values["accuracy_window"])
 
@@ -78,13 +78,13 @@ class Judged:
     """One true change and what was found of it."""
 
     change: TrueChange
-    alarms: list[dict[str, Any]]
+    alarms: list[AlarmEvent]
     n_requests: int
 
 
 def judge(
     changes: Sequence[TrueChange], findings: Findings
-) -> tuple[list[Judged], list[dict[str, Any]], int]:
+) -> tuple[list[Judged], list[AlarmEvent], int]:
     """Hold what was found against what is true.
 
     Returns:
@@ -96,12 +96,10 @@ def judge(
     n_stray = len(findings.requests)
     for change in changes:
         kind = "drift" if change.kind == "degradation" else "improvement"
-        alarms = [
-            a for a in false if a["kind"] == kind and 0 <= a["index"] - change.outcome <= _LATE
-        ]
+        alarms = [a for a in false if a.kind == kind and 0 <= a.index - change.outcome <= _LATE]
         false = [alarm for alarm in false if alarm not in alarms]
         n_requests = sum(
-            0 <= r["window"]["outcome_to"] - 1 - change.outcome <= _LATE
+            0 <= r.window.outcome_to - 1 - change.outcome <= _LATE
             for r in findings.requests
             if change.kind == "degradation"
         )
@@ -214,20 +212,20 @@ def _progress(share: float, findings: Findings) -> Group:
     return Group(*lines, *findings.lines[-_LINES:])
 
 
-def _request_line(request: dict[str, Any]) -> Text:
+def _request_line(request: RetrainRequest) -> Text:
     return Text(
-        f"→ retrain request {request['sequence']}: {request['severity']},"
-        f" {request['window']['n_outcomes']:,} outcomes to retrain on",
+        f"→ retrain request {request.sequence}: {request.severity},"
+        f" {request.window.n_outcomes:,} outcomes to retrain on",
         style="bold",
     )
 
 
-def _alarm_line(alarm: dict[str, Any]) -> Text:
-    style = "green" if alarm["kind"] == "improvement" else "red"
+def _alarm_line(alarm: AlarmEvent) -> Text:
+    style = "green" if alarm.kind == "improvement" else "red"
     return Text.assemble(
-        (f"{alarm['kind']} ", style),
-        f"found by {alarm['detector']} at outcome {alarm['index']:,}:"
-        f" error {alarm['mean_before']:.3f} → {alarm['mean_after']:.3f}",
+        (f"{alarm.kind} ", style),
+        f"found by {alarm.detector} at outcome {alarm.index:,}:"
+        f" error {before_after(alarm.mean_before, alarm.mean_after)}",
     )
 
 
@@ -255,7 +253,7 @@ def _result(stream: DemoStream, findings: Findings, seconds: float) -> Group:
 def _found_by(item: Judged) -> str:
     first: dict[str, int] = {}
     for alarm in item.alarms:
-        first.setdefault(alarm["detector"], alarm["index"] - item.change.outcome)
+        first.setdefault(alarm.detector, alarm.index - item.change.outcome)
     return "\n".join(f"{detector} after {delay:,}" for detector, delay in first.items())
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from streamgauge.consumers.published import document
+from streamgauge.consumers.published import documents
 from streamgauge.consumers.terminal.format import counted
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def summarize(
     def found(topic: str) -> Iterator[Record]:
         return (r for r in read_all(broker, topic) if r.partition in partitions)
 
-    alarms = [msgspec.json.decode(r.value or b"{}") for r in found(config.topics.alarms)]
+    alarms = documents("alarms", found(config.topics.alarms))
     return {
         "partitions": sorted(partitions),
         "n_partitions": broker.n_partitions,
         **msgspec.structs.asdict(totals),
         "alarms": [{field: alarm[field] for field in _ALARM_FIELDS} for alarm in alarms],
-        "retrain_requests": [document("retrain", r) for r in found(config.topics.retrain)],
+        "retrain_requests": list(documents("retrain", found(config.topics.retrain))),
         "seconds": round(seconds, 3),
     }
 

@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import ValidationError
-
-from streamgauge.detectors.errors import StreamgaugeError
-from streamgauge.stream.contracts import AlarmEvent, MetricPoint, RetrainRequest, rfc3339
+from streamgauge.consumers.published import UnreadableRecordError, read
+from streamgauge.stream.contracts import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from streamgauge.consumers.config import Config
     from streamgauge.stream.config import DetectorConfig
-    from streamgauge.stream.records import Headers, Record
+    from streamgauge.stream.contracts import AlarmEvent, MetricPoint
+    from streamgauge.stream.records import Record
 
 KEY_LENGTH_MAX = 250
 _INT64_MAX = 2**63 - 1
@@ -34,10 +33,6 @@ _RETRAIN_KEY = f"{_DRIFT}/retrain_requested"
 
 _NOT_IN_A_KEY = re.compile(r"[^\w.\- /]")
 _NOT_IN_A_FILE_NAME = re.compile(r"[^\w.-]")
-
-
-class UnreadableRecordError(StreamgaugeError, ValueError):
-    """A record is not what its topic holds; the message says where it is and why."""
 
 
 class RunKey(NamedTuple):
@@ -107,25 +102,20 @@ def read_entry(record: Record, config: Config) -> Entry:
     Raises:
         UnreadableRecordError: it is not what its topic holds.
     """
-    read = {
+    make = {
         config.topics.metrics: _of_metric_point,
         config.topics.alarms: _of_alarm,
         config.topics.retrain: _of_retrain_request,
     }[record.topic]
     try:
-        entry = read(record, config)
+        entry = make(record, config)
         for point in entry.points:
             _check(point)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
-        reason = f"{path}: {first['msg']}" if path else first["msg"]
+    except UnreadableRecordError:
+        raise
     except ValueError as error:
-        reason = str(error)
-    else:
-        return entry
-    where = f"{record.topic}/{record.partition} offset {record.offset}"
-    raise UnreadableRecordError(f"{where}: {reason}")
+        raise UnreadableRecordError(record, str(error)) from error
+    return entry
 
 
 def _check(point: Point) -> None:
@@ -138,7 +128,7 @@ def _check(point: Point) -> None:
 
 
 def _of_metric_point(record: Record, config: Config) -> Entry:
-    metric = MetricPoint.model_validate_json(record.value or b"")
+    metric = read("metrics", record)
     return Entry(
         record,
         RunKey(metric.model, metric.version),
@@ -181,7 +171,7 @@ def _spike(key: str, value: float, step: int, timestamp_ms: int) -> list[Point]:
 
 
 def _of_alarm(record: Record, config: Config) -> Entry:
-    alarm = AlarmEvent.model_validate_json(record.value or b"")
+    alarm = read("alarms", record)
     timestamp_ms = _epoch_ms(alarm.timestamp)
     step = alarm.index + 1
     points = _spike(
@@ -225,9 +215,7 @@ def _alarm_key(alarm: AlarmEvent) -> str:
 
 
 def _of_retrain_request(record: Record, _: Config) -> Entry:
-    value = record.value or b""
-    request = RetrainRequest.model_validate_json(value)
-    attributes = _cloud_event_attributes(record.headers)
+    attributes, request = read("retrain", record)
     request_id = attributes.get("id", f"{record.partition}-{request.sequence}")
     timestamp_ms = record.timestamp_ms
     if "time" in attributes:
@@ -241,17 +229,9 @@ def _of_retrain_request(record: Record, _: Config) -> Entry:
             "streamgauge.last_retrain_request": request_id,
             "streamgauge.last_retrain_severity": request.severity,
         },
-        artifact={**attributes, "data": json.loads(value)},
+        artifact={**attributes, "data": json.loads(record.value or b"")},
         artifact_path=f"retrain/{_NOT_IN_A_FILE_NAME.sub('_', request_id)[:200]}.json",
     )
-
-
-def _cloud_event_attributes(headers: Headers) -> dict[str, str]:
-    return {
-        name.removeprefix("ce_"): value.decode()
-        for name, value in headers
-        if name.startswith("ce_")
-    }
 
 
 def _epoch_ms(moment: datetime) -> int:

@@ -12,8 +12,9 @@ import logging
 from typing import TYPE_CHECKING, Self
 
 from streamgauge.consumers.broker import BrokerTimeoutError
-from streamgauge.consumers.mlflow.entries import Entry, RunKey, UnreadableRecordError, read_entry
+from streamgauge.consumers.mlflow.entries import Entry, RunKey, read_entry
 from streamgauge.consumers.mlflow.runs import RunLog
+from streamgauge.consumers.published import UnreadableRecordError
 
 if TYPE_CHECKING:
     from streamgauge.consumers.broker import Broker

@@ -1,13 +1,12 @@
-"""Says in the log what a person wants to know of a running worker: drifts and retrain requests."""
+"""Lines of the log for a person who runs a worker: drifts and retrain requests."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from streamgauge.consumers.worker import Observer
+from streamgauge.stream.contracts import AlarmEvent, RetrainRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,9 +25,9 @@ class FindingsLog(Observer):
     def on_commit(self, partition: int, commit: Commit) -> None:  # noqa: ARG002 - an observer
         for output in commit.outputs:
             if output.role == "alarms":
-                log.info("%s", _alarm_line(msgspec.json.decode(output.value)))
+                log.info("%s", _alarm_line(output.value))
             elif output.role == "retrain":
-                log.info("%s", _retrain_line(msgspec.json.decode(output.value)))
+                log.info("%s", _retrain_line(output.value))
 
 
 class LagLog(Observer):
@@ -47,20 +46,23 @@ class LagLog(Observer):
         self._was_behind = n_unread >= _BEHIND_MIN
 
 
-def _alarm_line(alarm: dict[str, Any]) -> str:
-    of = f"{alarm['model']}/{alarm['version']}"
-    if alarm["kind"] == "data_problem":
-        return f"{of}: data problem: {alarm['detail']}"
-    means = (alarm["mean_before"], alarm["mean_after"])
-    change = "" if None in means else f", mean {means[0]:.3g} -> {means[1]:.3g}"
+def _alarm_line(value: bytes) -> str:
+    alarm = AlarmEvent.model_validate_json(value)
+    of = f"{alarm.model}/{alarm.version}"
+    if alarm.kind == "data_problem":
+        return f"{of}: data problem: {alarm.detail}"
+    change = ""
+    if alarm.mean_before is not None and alarm.mean_after is not None:
+        change = f", mean {alarm.mean_before:.3g} -> {alarm.mean_after:.3g}"
     return (
-        f"{of}: {alarm['kind']} of {alarm['signal']} found by {alarm['detector']}"
-        f" at outcome {alarm['index']:,}{change}"
+        f"{of}: {alarm.kind} of {alarm.signal} found by {alarm.detector}"
+        f" at outcome {alarm.index:,}{change}"
     )
 
 
-def _retrain_line(request: dict[str, Any]) -> str:
+def _retrain_line(value: bytes) -> str:
+    request = RetrainRequest.model_validate_json(value)
     return (
-        f"{request['model']}/{request['version']}: asked for a retrain ({request['severity']},"
-        f" {request['reason']}) on {request['window']['n_outcomes']:,} outcomes"
+        f"{request.model}/{request.version}: asked for a retrain ({request.severity},"
+        f" {request.reason}) on {request.window.n_outcomes:,} outcomes"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Beyond it sums could overflow.
+_HUGE = 1e300
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
@@ -17,14 +20,14 @@ def sparkline(values: Sequence[float], width: int) -> str:
     """Draw a series as `width` bars at most, each the mean of its share of the values.
 
     Bars span 0.1 at least where values are in [0, 1], else a tenth of their mean: a steady series
-    looks steady, however little it moves.
+    looks steady, however little it moves. NaN is left out.
 
     >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8), sparkline([1, 1, 9, 9], 2), sparkline([5, 5], 8)
     ('▁▂▃▄▅▆▇█', '▁█', '▅▅')
     >>> sparkline([0.92, 0.91, 0.92, 0.90], 4), sparkline([5000, 5010], 2)
     ('▅▅▅▄', '▄▅')
     """
-    series = list(values)
+    series = [min(max(value, -_HUGE), _HUGE) for value in values if not math.isnan(value)]
     n = min(width, len(series))
     edges = [i * len(series) // n for i in range(n + 1)] if n else []
     means = [sum(series[a:b]) / (b - a) for a, b in pairwise(edges)]
@@ -50,12 +53,12 @@ def clean(value: object) -> str:
 def number(value: object) -> str:
     """Write a number in about six characters.
 
-    >>> [number(x) for x in (0.123456, 12345, 12.0, 1234.56, 1.5e9, None)]
-    ['0.123', '12,345', '12', '1,235', '1.5e+09', '?']
+    >>> [number(x) for x in (0.123456, 12345, 12.0, 1234.56, 1.5e9, None, math.nan)]
+    ['0.123', '12,345', '12', '1,235', '1.5e+09', '?', 'nan']
     """
     if not isinstance(value, int | float):
         return "?"
-    if abs(value) >= 1e7:
+    if abs(value) >= 1e7 or math.isnan(value):
         return f"{value:.3g}"
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"

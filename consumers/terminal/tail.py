@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from streamgauge.consumers.published import document, is_of_model
+from streamgauge.consumers.published import UnreadableRecordError, document, is_about, read
 from streamgauge.consumers.terminal.format import clean
 from streamgauge.consumers.terminal.views import LinesView, MetricsView, View, line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from streamgauge.consumers.broker import Reader
-    from streamgauge.consumers.published import Document, TopicKind
+    from streamgauge.consumers.published import Published, TopicKind
     from streamgauge.stream.records import Record
 
 POLL_S = 0.5
+
+T = TypeVar("T")
 
 
 def tail(
@@ -69,16 +71,22 @@ def _nothing(kind: TopicKind, model: str | None) -> str:
     return f"no {what}" if model is None else f"no {what} of model {clean(model)!r}"
 
 
-def documents(kind: TopicKind, records: Iterable[Record], model: str | None) -> Iterator[Document]:
-    """Return the documents of those records that can be read and are about the model."""
+def _readable(
+    kind: TopicKind,
+    records: Iterable[Record],
+    model: str | None,
+    show: Callable[[Record, Published], T],
+) -> Iterator[T]:
+    """Show those records that can be read and are about the model; name those that cannot."""
     for record in records:
         try:
-            shown = document(kind, record)
-        except ValueError as error:
+            found = read(kind, record)
+            shown = show(record, found) if model is None or is_about(found, model) else None
+        except UnreadableRecordError as error:
             where = f"{record.topic}-{record.partition}@{record.offset}"
-            print(clean(f"{where}: not a record of {kind} ({error})"), file=sys.stderr)
+            print(clean(f"{where}: not a record of {kind} ({error.reason})"), file=sys.stderr)
             continue
-        if model is None or is_of_model(kind, record, shown, model):
+        if shown is not None:
             yield shown
 
 
@@ -90,14 +98,22 @@ def _polls(reader: Reader, *, follow: bool) -> Iterator[list[Record]]:
 def _print_lines(
     reader: Reader, kind: TopicKind, model: str | None, *, as_json: bool, follow: bool, out: TextIO
 ) -> int:
+    def show(record: Record, found: Published) -> str:
+        if as_json:
+            return msgspec.json.encode(document(kind, record)).decode()
+        return line(kind, found)
+
     n = 0
     for records in _polls(reader, follow=follow):
-        for shown in documents(kind, records, model):
-            text = msgspec.json.encode(shown).decode() if as_json else line(kind, shown)
+        for text in _readable(kind, records, model, show):
             out.write(text + "\n")
             n += 1
         out.flush()
     return n
+
+
+def _as_read(_: Record, found: Published) -> Published:
+    return found
 
 
 def _show_table(
@@ -114,8 +130,8 @@ def _show_table(
     console = Console(file=out)
     if not follow:
         for records in _polls(reader, follow=False):
-            for shown in documents(kind, records, model):
-                view.add(shown)
+            for found in _readable(kind, records, model, _as_read):
+                view.add(found)
                 n += 1
         if n:
             console.print(view)
@@ -125,8 +141,8 @@ def _show_table(
     with Live(waiting, console=console, auto_refresh=False) as live:
         live.refresh()
         for records in _polls(reader, follow=True):
-            for shown in documents(kind, records, model):
-                view.add(shown)
+            for found in _readable(kind, records, model, _as_read):
+                view.add(found)
                 n += 1
             if n:
                 live.update(view, refresh=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from rich.table import Table
 from rich.text import Text
 
+from streamgauge.consumers.published import value_text
 from streamgauge.consumers.terminal.format import (
     before_after,
     clean,
@@ -17,14 +18,17 @@ from streamgauge.consumers.terminal.format import (
     sparkline,
     without_year,
 )
-from streamgauge.stream.contracts import rfc3339
+from streamgauge.stream.contracts import MetricPoint, rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderableType
 
-    from streamgauge.consumers.published import Document, TopicKind
+    from streamgauge.consumers.published import DeadLetter, Published, RetrainEvent, TopicKind
+    from streamgauge.stream.contracts import AlarmEvent, RetrainRequest
+
+P = TypeVar("P")
 
 WIDE = 110  # columns from which a table shows everything
 LINES_MAX = 200  # alarms, requests and dead letters kept for the table
@@ -47,101 +51,91 @@ _SIGNALS = ("performance", "error", "learner_error", "join")
 _MAIN = ("accuracy_window", "mae_window", "window_mean", "n_pending")
 
 
-def _version(of: Document) -> str:
-    return f"{clean(of.get('model', '?'))}/{clean(of.get('version', '?'))}"
+def _version(of: MetricPoint | AlarmEvent | RetrainRequest) -> str:
+    return f"{clean(of.model)}/{clean(of.version)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(Generic[P]):
     """A column of a table of lines.
 
     Attributes:
         title: its header.
-        text: what it says of a document.
+        text: makes the cell of a record.
         least: the width it can be cut to; None keeps it whole.
         right: whether it is aligned to the right.
         wide_only: whether a narrow table leaves it out.
     """
 
     title: str
-    text: Callable[[Document], str]
+    text: Callable[[P], str]
     least: int | None = None
     right: bool = False
     wide_only: bool = False
 
 
-def _alarm_change(alarm: Document) -> str:
-    if alarm.get("mean_before") is None and alarm.get("detail"):
-        return clean(alarm["detail"])
-    arrow = _ARROWS.get(str(alarm.get("direction")), " ")
-    return f"{arrow} {before_after(alarm.get('mean_before'), alarm.get('mean_after'))}"
+def _alarm_change(alarm: AlarmEvent) -> str:
+    if alarm.mean_before is None and alarm.detail:
+        return clean(alarm.detail)
+    return f"{_ARROWS[alarm.direction]} {before_after(alarm.mean_before, alarm.mean_after)}"
 
 
-def _retrain_change(event: Document) -> str:
-    for name, metric in event["data"].get("metrics", {}).items():
-        return f"{clean(name)} {before_after(metric.get('before'), metric.get('after'))}"
+def _retrain_change(event: RetrainEvent) -> str:
+    for name, metric in event.data.metrics.items():
+        return f"{clean(name)} {before_after(metric.before, metric.after)}"
     return ""
 
 
-def _source(letter: Document) -> str:
-    return clean(f"{letter['topic']}-{letter['partition']}@{letter['offset']}")
+def _source(letter: DeadLetter) -> str:
+    return clean(f"{letter.topic}-{letter.partition}@{letter.offset}")
 
 
-_COLUMNS: dict[TopicKind, tuple[Column, ...]] = {
-    "alarms": (
-        Column(title="time", text=lambda a: moment(a.get("timestamp"))),
-        Column(title="model", text=_version, least=8),
-        Column(title="signal", text=lambda a: clean(a.get("signal", "")), wide_only=True),
-        Column(title="detector", text=lambda a: clean(a.get("detector", "")), least=12),
-        Column(title="kind", text=lambda a: clean(a.get("kind", ""))),
-        Column(title="before → after", text=_alarm_change, least=15),
-        Column(title="index", text=lambda a: number(a.get("index")), right=True),
-        Column(title="onset", text=lambda a: number(a.get("onset")), right=True, wide_only=True),
-    ),
-    "retrain": (
-        Column(title="time", text=lambda e: moment(e.get("time"))),
-        Column(title="model", text=lambda e: _version(e["data"]), least=8),
-        Column(title="episode", text=lambda e: number(e["data"].get("episode")), right=True),
-        Column(title="severity", text=lambda e: clean(e["data"].get("severity", ""))),
-        Column(title="reason", text=lambda e: clean(e["data"].get("reason", "")), wide_only=True),
-        Column(title="before → after", text=_retrain_change, least=19),
-        Column(
-            title="outcomes",
-            text=lambda e: number(e["data"].get("window", {}).get("n_outcomes")),
-            right=True,
-        ),
-        Column(
-            title="approval", text=lambda e: clean(e["data"].get("approval", "")), wide_only=True
-        ),
-    ),
-    "dead-letters": (
-        Column(title="source", text=_source, least=16),
-        Column(title="reason", text=lambda d: clean(d["reason"])),
-        Column(title="detail", text=lambda d: clean(d["detail"]), least=20),
-        Column(
-            title="value",
-            text=lambda d: clean(d.get("value", d.get("value_base64"))),
-            wide_only=True,
-            least=20,
-        ),
-    ),
+_ALARM_COLUMNS: tuple[Column[AlarmEvent], ...] = (
+    Column(title="time", text=lambda a: moment(a.timestamp)),
+    Column(title="model", text=_version, least=8),
+    Column(title="signal", text=lambda a: clean(a.signal), wide_only=True),
+    Column(title="detector", text=lambda a: clean(a.detector), least=12),
+    Column(title="kind", text=lambda a: a.kind),
+    Column(title="before → after", text=_alarm_change, least=15),
+    Column(title="index", text=lambda a: number(a.index), right=True),
+    Column(title="onset", text=lambda a: number(a.onset), right=True, wide_only=True),
+)
+_RETRAIN_COLUMNS: tuple[Column[RetrainEvent], ...] = (
+    Column(title="time", text=lambda e: moment(e.attributes.get("time"))),
+    Column(title="model", text=lambda e: _version(e.data), least=8),
+    Column(title="episode", text=lambda e: number(e.data.episode), right=True),
+    Column(title="severity", text=lambda e: e.data.severity),
+    Column(title="reason", text=lambda e: e.data.reason, wide_only=True),
+    Column(title="before → after", text=_retrain_change, least=19),
+    Column(title="outcomes", text=lambda e: number(e.data.window.n_outcomes), right=True),
+    Column(title="approval", text=lambda e: e.data.approval, wide_only=True),
+)
+_LETTER_COLUMNS: tuple[Column[DeadLetter], ...] = (
+    Column(title="source", text=_source, least=16),
+    Column(title="reason", text=lambda d: clean(d.reason)),
+    Column(title="detail", text=lambda d: clean(d.detail), least=20),
+    Column(title="value", text=lambda d: clean(value_text(d)), wide_only=True, least=20),
+)
+_COLUMNS: dict[TopicKind, tuple[Column[Any], ...]] = {
+    "alarms": _ALARM_COLUMNS,
+    "retrain": _RETRAIN_COLUMNS,
+    "dead-letters": _LETTER_COLUMNS,
 }
 
 
-def line(kind: TopicKind, shown: Document) -> str:
-    """One line of text for one document, for a person whose terminal is a pipe."""
-    if kind == "metrics":
-        values = "  ".join(f"{clean(k)}={number(v)}" for k, v in shown["values"].items())
-        time = moment(rfc3339(shown["timestamp_ms"]))
-        signal = clean(shown["signal"])
-        return f"{time}  {_version(shown)}  {signal}  step={shown['step']}  {values}"
-    return "  ".join(column.text(shown) for column in _COLUMNS[kind])
+def line(kind: TopicKind, found: Published) -> str:
+    """Return a record as one line of text, for a person whose terminal is a pipe."""
+    if isinstance(found, MetricPoint):
+        values = "  ".join(f"{clean(k)}={number(v)}" for k, v in found.values.items())
+        time = moment(rfc3339(found.timestamp_ms))
+        return f"{time}  {_version(found)}  {clean(found.signal)}  step={found.step}  {values}"
+    return "  ".join(column.text(found) for column in _COLUMNS[kind])
 
 
 class View(Protocol):
-    """All that has been seen so far, as a table that fits its console."""
+    """A table of the records seen so far, of one kind, that fits its console."""
 
-    def add(self, shown: Document) -> None: ...
+    def add(self, found: Any) -> None: ...
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
@@ -149,14 +143,14 @@ class View(Protocol):
 
 
 class LinesView:
-    """The newest documents, one line each, the newest last; keeps `LINES_MAX`."""
+    """The newest records, one line each, the newest last; keeps `LINES_MAX`."""
 
     def __init__(self, kind: TopicKind) -> None:
         self._columns = _COLUMNS[kind]
-        self._documents: deque[Document] = deque(maxlen=LINES_MAX)
+        self._newest: deque[Published] = deque(maxlen=LINES_MAX)
 
-    def add(self, shown: Document) -> None:
-        self._documents.append(shown)
+    def add(self, found: Published) -> None:
+        self._newest.append(found)
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
@@ -164,8 +158,8 @@ class LinesView:
         wide = options.max_width >= WIDE
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         columns = [column for column in self._columns if wide or not column.wide_only]
-        newest = list(self._documents)[-_height(console) :]
-        cells = [[column.text(shown) for column in columns] for shown in newest]
+        newest = list(self._newest)[-_height(console) :]
+        cells = [[column.text(found) for column in columns] for found in newest]
         if not wide:
             cells = [[without_year(text) for text in row] for row in cells]
         widths = _fit(columns, cells, options.max_width)
@@ -187,7 +181,7 @@ def _height(console: Console) -> int:
     return max(1, console.height - 2)
 
 
-def _fit(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
+def _fit(columns: Sequence[Column[Any]], cells: list[list[str]], width: int) -> list[int]:
     """Column widths: what the texts need, cut where it can be to what is left."""
     needed = [
         max([len(column.title), *(len(row[i]) for row in cells)])
@@ -217,15 +211,15 @@ class MetricsView:
     def __init__(self) -> None:
         self._versions: OrderedDict[str, dict[str, _Latest]] = OrderedDict()
 
-    def add(self, shown: Document) -> None:
-        version = _version(shown)
+    def add(self, point: MetricPoint) -> None:
+        version = _version(point)
         signals = self._versions.setdefault(version, {})
         self._versions.move_to_end(version)
         if len(self._versions) > VERSIONS_MAX:
             self._versions.popitem(last=False)
-        signal = clean(shown["signal"])
+        signal = clean(point.signal)
         latest = signals.setdefault(signal, _Latest(deque(maxlen=TREND)))
-        latest.add(shown)
+        latest.add(point)
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
@@ -265,9 +259,9 @@ class _Latest:
     def __post_init__(self) -> None:
         self.values: dict[str, float] = {}
 
-    def add(self, shown: Document) -> None:
-        self.values = shown["values"]
-        self.step = shown["step"]
+    def add(self, point: MetricPoint) -> None:
+        self.values = point.values
+        self.step = point.step
         of_late = (name for name in self.values if name.endswith(".mean"))
         names = (*(name for name in _MAIN if name in self.values), *of_late, *self.values)
         self.main = next(iter(names), "")

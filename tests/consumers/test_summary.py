@@ -57,6 +57,21 @@ def test_alarms_and_requests_are_of_the_partitions_that_are_counted(worked):
         assert max(n) < len(whole[finding])
 
 
+def test_what_cannot_be_read_is_named_and_the_rest_is_summed_up(tmp_path, caplog):
+    config = load_config({"broker": {"data_dir": str(tmp_path)}})
+    with EmbeddedBroker(config) as broker:
+        with broker.producer() as producer:
+            producer.send(config.topics.alarms, b'{"model": "m"}')
+            producer.send(config.topics.retrain, b"[]")
+        totals = totals_of(monitor_worker(config, broker.join_group(MONITOR_INPUTS)))
+        summary = summarize(broker, config, {0}, totals, 1.0)
+    assert (summary["alarms"], summary["retrain_requests"]) == ([], [])
+    assert [
+        "drift-alarms/0 offset 0: alarm_id: Field required" in caplog.text,
+        "retrain-requests/0 offset 0: Input should be an object" in caplog.text,
+    ] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("partitions", "beginning"),
     [

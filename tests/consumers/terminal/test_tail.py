@@ -21,7 +21,7 @@ from rich.text import Text
 
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
-from streamgauge.consumers.published import document
+from streamgauge.consumers.published import UnreadableRecordError, document, read
 from streamgauge.consumers.terminal.tail import tail
 from streamgauge.consumers.terminal.views import (
     LINES_MAX,
@@ -49,8 +49,8 @@ def record(value, headers=(), key=b"demo", topic="t", offset=0):
     )
 
 
-def metric(model="demo", signal="error", step=100, **values):
-    point = MetricPoint(
+def metric_point(model="demo", signal="error", step=100, **values):
+    return MetricPoint(
         model=model,
         version="1",
         signal=signal,
@@ -58,23 +58,34 @@ def metric(model="demo", signal="error", step=100, **values):
         timestamp_ms=1_704_067_200_000,
         values=values,
     )
-    return point.model_dump(mode="json")
 
 
-def alarm(**given):
-    event = AlarmEvent.model_validate(
+def metric(*given, **values):
+    return metric_point(*given, **values).model_dump(mode="json")
+
+
+def alarm_event(**given):
+    return AlarmEvent.model_validate(
         {
             "alarm_id": "a1", "model": "demo", "version": "1", "signal": "error", "detector": "page_hinkley",
             "kind": "drift", "direction": "up", "index": 5951, "timestamp": "2024-01-01T01:49:13Z", "onset": 5900,
             "statistic": 50.1, "threshold": 50.0, "mean_before": 0.004, "mean_after": 0.2, **given,
         }
     )  # fmt: skip
-    return event.model_dump(mode="json")
+
+
+def alarm(**given):
+    return alarm_event(**given).model_dump(mode="json")
 
 
 RETRAIN = {
-    "model": "demo", "version": "1", "episode": 2, "severity": "severe", "reason": "drift", "approval": "manual",
-    "metrics": {"error": {"before": 0.004, "after": 0.2}}, "window": {"n_outcomes": 1234},
+    "model": "demo", "version": "1", "partition": 0, "sequence": 3, "episode": 2, "severity": "severe",
+    "reason": "drift", "approval": "manual", "alarms": [alarm()], "metrics": {"error": {"before": 0.004, "after": 0.2}},
+    "window": {
+        "outcome_from": 0, "outcome_to": 1234, "n_outcomes": 1234, "time_from": "2024-01-01T00:00:00.000Z",
+        "time_to": "2024-01-01T01:49:13.000Z", "predictions": None,
+        "labels": {"topic": "labels", "partition": 0, "offset_from": 0, "offset_to": 1234},
+    },
 }  # fmt: skip
 CLOUD_EVENT = (
     ("ce_specversion", b"1.0"), ("ce_id", b"abc"), ("ce_source", b"/streamgauge"), ("ce_subject", b"demo/1"),
@@ -142,7 +153,7 @@ def metrics_view(
     for model in models:
         for k in range(1, n_points + 1):
             view.add(
-                metric(
+                metric_point(
                     model,
                     "join",
                     k * 400,
@@ -152,7 +163,7 @@ def metrics_view(
                 )
             )
             view.add(
-                metric(
+                metric_point(
                     model,
                     "error",
                     k * 400,
@@ -162,7 +173,9 @@ def metrics_view(
                 )
             )
             view.add(
-                metric(model, "performance", k * 400, accuracy=0.95, accuracy_window=1 - k / 100)
+                metric_point(
+                    model, "performance", k * 400, accuracy=0.95, accuracy_window=1 - k / 100
+                )
             )
     return view
 
@@ -181,15 +194,17 @@ def test_the_trend_of_the_error_is_that_of_late_where_a_detector_has_one():
     view = MetricsView()
     for k in range(1, 9):
         values = {"mean": 0.1, "adwin.width": 100.0 * k, "adwin.mean": k / 10}
-        view.add(metric("demo", "error", k * 100, **values))
+        view.add(metric_point("demo", "error", k * 100, **values))
     assert rendered(view, 50)[1] == "  error        adwin.mean        0.800  ▁▂▃▄▅▆▇█"
 
 
 def test_alarms_show_what_changed_and_when():
     view = LinesView("alarms")
-    view.add(alarm())
+    view.add(alarm_event())
     view.add(
-        alarm(kind="improvement", direction="down", mean_before=0.2, mean_after=0.004, index=16951)
+        alarm_event(
+            kind="improvement", direction="down", mean_before=0.2, mean_after=0.004, index=16951
+        )
     )
     assert rendered(view, 80) == [
         "time            model   detector      kind         before → after    index",
@@ -200,8 +215,8 @@ def test_alarms_show_what_changed_and_when():
 
 def test_retrain_requests_and_dead_letters_show_the_reason():
     retrain, dead = LinesView("retrain"), LinesView("dead-letters")
-    retrain.add(document("retrain", record(RETRAIN, CLOUD_EVENT)))
-    dead.add(document("dead-letters", record(b"\xff", REFUSED)))
+    retrain.add(read("retrain", record(RETRAIN, CLOUD_EVENT)))
+    dead.add(read("dead-letters", record(b"\xff", REFUSED)))
     assert (
         rendered(retrain, 80)[1]
         == "01-01 01:49:13  demo/1        2  severe    error 0.004 → 0.200     1,234"
@@ -216,9 +231,9 @@ def test_no_table_is_wider_than_its_console_nor_wraps(width):
     long = "a-model-name-that-is-much-longer-than-any-column-could-show-in-full-" * 2
     alarms, retrain, dead = LinesView("alarms"), LinesView("retrain"), LinesView("dead-letters")
     for _ in range(3):
-        alarms.add(alarm(model=long))
+        alarms.add(alarm_event(model=long))
         alarms.add(
-            alarm(
+            alarm_event(
                 kind="data_problem",
                 direction="none",
                 mean_before=None,
@@ -226,11 +241,9 @@ def test_no_table_is_wider_than_its_console_nor_wraps(width):
                 detail=long,
             )
         )
-        retrain.add(document("retrain", record({**RETRAIN, "model": long}, CLOUD_EVENT)))
+        retrain.add(read("retrain", record({**RETRAIN, "model": long}, CLOUD_EVENT)))
         dead.add(
-            document(
-                "dead-letters", record(long.encode(), (*REFUSED[:4], ("detail", long.encode())))
-            )
+            read("dead-letters", record(long.encode(), (*REFUSED[:4], ("detail", long.encode()))))
         )
     for view, n_lines in ((alarms, 7), (retrain, 4), (dead, 4), (metrics_view(), 8)):
         lines = rendered(view, width)
@@ -241,7 +254,7 @@ def test_no_table_is_wider_than_its_console_nor_wraps(width):
 def test_a_table_keeps_to_the_height_of_its_console_and_shows_the_newest():
     view = LinesView("alarms")
     for i in range(LINES_MAX + 50):
-        view.add(alarm(index=i))
+        view.add(alarm_event(index=i))
     lines = rendered(view, 80, height=10)
     assert len(lines) < 10
     assert lines[-1].endswith(str(LINES_MAX + 49))
@@ -253,21 +266,19 @@ def test_a_table_keeps_to_the_height_of_its_console_and_shows_the_newest():
 def test_nothing_a_record_holds_steers_the_terminal():
     bad = "\x1b[2Jgone\r\n[red]x[/red]"
     view = LinesView("alarms")
-    view.add(alarm(model=bad))
+    view.add(alarm_event(model=bad))
     metrics = MetricsView()
-    metrics.add(metric(model=bad, mean=1.0))
-    letter = document(
-        "dead-letters", record(bad.encode(), (*REFUSED[:4], ("detail", bad.encode())))
-    )
+    metrics.add(metric_point(model=bad, mean=1.0))
+    letter = read("dead-letters", record(bad.encode(), (*REFUSED[:4], ("detail", bad.encode()))))
     for text in (
         *rendered(view, 120),
         *rendered(metrics, 120),
-        line("alarms", alarm(model=bad)),
+        line("alarms", alarm_event(model=bad)),
         line("dead-letters", letter),
     ):
         assert text.isprintable()
     assert "[red]x[/red]" in line("dead-letters", letter)
-    assert Text(line("alarms", alarm(model=bad))).plain
+    assert Text(line("alarms", alarm_event(model=bad))).plain
 
 
 # --- the loop
@@ -333,10 +344,67 @@ def test_plain_lines_where_there_is_no_terminal(data_dir):
     ]
 
 
-def test_a_record_that_cannot_be_read_is_named_and_passed_over(data_dir, capsys):
-    send(data_dir, "drift-alarms", b"not json", alarm())
-    assert len(shown(data_dir, "drift-alarms", "alarms", as_json=True)) == 1
-    assert "drift-alarms-0@0: not a record of alarms" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (b"not json", "Invalid JSON"),
+        (b"\xff", "Invalid JSON"),
+        ([alarm()], "Input should be an object"),
+        ({**alarm(), "index": None}, "index: Input should be a valid integer"),
+        (
+            {name: value for name, value in alarm().items() if name != "kind"},
+            "kind: Field required",
+        ),
+        # Python's JSON has NaN, other programs' have not.
+        (json.dumps({**alarm(), "statistic": float("nan")}).encode(), ""),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_record_that_cannot_be_read_is_named_and_passed_over(
+    data_dir, capsys, value, says, as_json
+):
+    send(data_dir, "drift-alarms", value, alarm())
+    lines = shown(data_dir, "drift-alarms", "alarms", as_json=as_json)
+    told = capsys.readouterr().err
+    if says or as_json:
+        assert len(lines) == 1
+        assert f"drift-alarms-0@0: not a record of alarms ({says}" in told
+    else:
+        assert len(lines) == 2
+
+
+@pytest.mark.parametrize("kind", ["metrics", "alarms", "retrain", "dead-letters"])
+@given(
+    value=st.none()
+    | st.binary()
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(
+        lambda value: json.dumps({"model": value}).encode()
+    ),
+    headers=st.lists(
+        st.tuples(st.sampled_from(["ce_time", "content-type", "source_offset"]), st.binary()),
+        max_size=3,
+    ),
+)
+def test_no_record_makes_a_traceback(kind, value, headers):
+    strange = Record("t", 0, 0, 0, None, value, tuple(headers))
+    if kind == "dead-letters":
+        assert line(kind, read(kind, strange)).isprintable()
+        assert json.dumps(document(kind, strange))
+        return
+    with pytest.raises(UnreadableRecordError, match="t/0 offset 0: "):
+        document(kind, strange)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e308, 1e308])
+def test_a_number_that_is_none_is_shown_and_breaks_nothing(value):
+    event = alarm_event(mean_before=value)
+    assert line("alarms", event)
+    alarms, metrics = LinesView("alarms"), MetricsView()
+    alarms.add(event)
+    for _ in range(4):
+        metrics.add(metric_point(mean=value))
+        metrics.add(metric_point(mean=0.5))
+    assert len(rendered(alarms, 80)) == len(rendered(metrics, 80)) == 2
 
 
 PROGRAM = """
