@@ -25,6 +25,8 @@ demo: $(INSTALLED) ## Watch a synthetic stream with three known changes, end to 
 	@$(BIN)/streamgauge demo
 
 test: $(INSTALLED) ## Run every test, but for those that hurt a cluster.
+	@# So that not each process compiles the detectors where that has not been done yet.
+	@$(BIN)/streamgauge warmup >/dev/null
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 --durations-min 3
 
 lint: $(INSTALLED) ## Lint, format and types.

@@ -1,4 +1,4 @@
-"""Brokers that the tests share, started when the first test asks for one."""
+"""Brokers that the tests share, started when the first test asks for one; and the command line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import settings
 
+from tests.support.commands import commands_run
 from tests.support.kafka.cluster import Cluster
 from tests.support.kafka.proxy import FaultProxy
 from tests.support.kafka.shared import SharedBroker, start_or_skip
@@ -82,3 +83,10 @@ def kafka_prefix(request):
     """What the names of a test's topics, groups and transactions begin with: no other's do."""
     test = re.sub(r"[^a-zA-Z0-9]+", "-", request.node.name).strip("-")[:60]
     return f"{test}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def streamgauge(monkeypatch, capsys):
+    """Runs a command in this process: its status, and what it printed."""
+    with commands_run(monkeypatch, capsys) as run:
+        yield run

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
-import io
 import json
 import logging
 import random
@@ -16,7 +14,6 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import jsonschema
 import pytest
@@ -25,47 +22,20 @@ import yaml
 from streamgauge.consumers import run as running
 from streamgauge.consumers import verify as verifying
 from streamgauge.consumers.broker import BrokerError, NotRetainedError
-from streamgauge.consumers.cli.main import cli, main
+from streamgauge.consumers.cli.main import cli
 from streamgauge.consumers.config import read_config
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.mlflow import service as mlflow_service
 from streamgauge.consumers.traffic.demo_stream import demo_stream
 from streamgauge.consumers.verify import Verified, verify_all
 from streamgauge.stream.records import MONITOR_INPUTS
+from tests.support.commands import Ended
 from tests.support.harness import START_MS, read_topic
 from tests.support.processes import killed_at_last
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ROOT.parent / "shared" / "data" / "streams"
 INPUTS = ("predictions", "labels")
-
-
-class Ended(NamedTuple):
-    """What a command left on the terminal."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def streamgauge(monkeypatch, capsys):
-    """Runs a command in this process, where River is imported only once for all tests."""
-    thresholds = gc.get_threshold()
-    handlers = logging.root.handlers[:]
-
-    def run(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["streamgauge", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Ended(end.value.code, *capsys.readouterr())
-
-    yield run
-    # What `run` sets up for the process that it usually has for itself.
-    gc.set_threshold(*thresholds)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(logging.WARNING)
 
 
 def in_a_process(*arguments, **options):

@@ -418,7 +418,7 @@ def test_the_values_a_detector_refused_lie_between_those_it_counts():
     assert repr(alarms) == repr(taken.update(values, 0))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.integers(0, 9999),
     st.sampled_from([0.05, 0.5, 0.99, 1.0]),
