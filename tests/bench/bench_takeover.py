@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 from kafka import TopicPartition
-from tests.support.kafka.processes import ProcessGroup
 
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.kafka.broker import KafkaBroker
@@ -27,6 +26,7 @@ from streamgauge.consumers.kafka.topics import JOURNAL_SUFFIX, STATE_SUFFIX, Adm
 from tests.bench.measuring import describe
 from tests.bench.workload import START_MS
 from tests.support.kafka.cluster import Cluster
+from tests.support.processes import ProcessGroup
 
 N_PARTITIONS = 6
 N_JOINED = 20  # outcomes of each model, so that it has a monitor
