@@ -9,12 +9,12 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
 from kafka import TopicPartition
 from kafka.protocol.metadata import MetadataRequest
 
 from streamgauge.consumers.broker import BrokerError, JournalEntry
 from streamgauge.consumers.kafka.broker import KafkaBroker
+from streamgauge.consumers.kafka.journal import StoredEntry
 from streamgauge.consumers.kafka.ranges import RangeReader
 from streamgauge.consumers.kafka.topics import (
     JOURNAL_SUFFIX,
@@ -124,7 +124,8 @@ class Watcher:
             return
         self.seen[place] = record
         if record.topic == self._journal_topic:
-            entry = msgspec.json.decode(record.value or b"", type=JournalEntry)
+            stored = StoredEntry.decode(record.value, record.topic)
+            entry = stored.journal_entry(record.partition)
             last = self.journal.get(entry.partition)
             if last is not None and entry.sequence != last.sequence + 1:
                 self._complain(f"commit {entry.sequence} after {last.sequence} in {entry}")
