@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from streamgauge.consumers.config import load_config, read_config
     from streamgauge.consumers.connect import open_broker
     from streamgauge.detectors import ADWIN, MixtureESR, PageHinkley, make_detector
+    from streamgauge.detectors.errors import StreamgaugeError
     from streamgauge.stream.contracts import RetrainRequest
     from streamgauge.stream.monitor import AlarmFinding, Monitor, RetrainDecision
     from streamgauge.stream.outcomes import Outcome
@@ -22,6 +23,7 @@ _MODULES = {
     "PageHinkley": "detectors",
     "RetrainDecision": "stream.monitor",
     "RetrainRequest": "stream.contracts",
+    "StreamgaugeError": "detectors.errors",
     "load_config": "consumers.config",
     "make_detector": "detectors",
     "open_broker": "consumers.connect",
@@ -37,6 +39,7 @@ __all__ = [
     "PageHinkley",
     "RetrainDecision",
     "RetrainRequest",
+    "StreamgaugeError",
     "load_config",
     "make_detector",
     "open_broker",
