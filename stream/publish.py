@@ -83,7 +83,15 @@ class Publisher:
         """Return a detector's alarm."""
         item, alarm = found.found, found.found.alarm
         event = AlarmEvent(
-            alarm_id=self._id(model, version, item.signal, item.detector, found.kind, item.index),
+            alarm_id=self._id(
+                model,
+                version,
+                item.signal,
+                item.detector,
+                found.kind,
+                item.index,
+                found.timestamp_ms,
+            ),
             model=model,
             version=version,
             signal=item.signal,
@@ -105,7 +113,13 @@ class Publisher:
         """Return a data problem as an alarm."""
         event = AlarmEvent(
             alarm_id=self._id(
-                model, version, found.signal, found.detector, found.detail, found.index
+                model,
+                version,
+                found.signal,
+                found.detector,
+                found.detail,
+                found.index,
+                found.timestamp_ms,
             ),
             model=model,
             version=version,
@@ -148,7 +162,9 @@ class Publisher:
         event = CloudEvent(
             attributes={
                 "specversion": "1.0",
-                "id": self._id("retrain", model, version, episode.number, found.index),
+                "id": self._id(
+                    "retrain", model, version, episode.number, found.index, found.timestamp_ms
+                ),
                 "source": f"/streamgauge/{self._config.app}",
                 "type": RETRAIN_REQUESTED,
                 "subject": f"{model}/{version}",
@@ -169,7 +185,15 @@ class Publisher:
     def _alarm_of(self, model: str, version: str, episode: int, alarm: EpisodeAlarm) -> AlarmEvent:
         fields = msgspec.structs.asdict(alarm)
         timestamp = _moment(fields.pop("timestamp_ms"))
-        alarm_id = self._id(model, version, alarm.signal, alarm.detector, alarm.kind, alarm.index)
+        alarm_id = self._id(
+            model,
+            version,
+            alarm.signal,
+            alarm.detector,
+            alarm.kind,
+            alarm.index,
+            alarm.timestamp_ms,
+        )
         return AlarmEvent(
             **fields,
             alarm_id=alarm_id,
@@ -224,7 +248,10 @@ class Publisher:
         )
 
     def _id(self, *parts: object) -> str:
-        """Return the same for the same parts, whenever and wherever it is made."""
+        """Return the same for the same parts, whenever and wherever it is made.
+
+        Indices of a version that starts anew begin again, so that event time is a part as well.
+        """
         text = msgspec.json.encode([self._config.app, *map(str, parts)])
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 

@@ -14,10 +14,16 @@ from tests.support.commands import commands_run
 from tests.support.kafka.cluster import Cluster
 from tests.support.kafka.proxy import FaultProxy
 from tests.support.kafka.shared import SharedBroker, start_or_skip
+from tests.support.processes import heed_interrupts
 
 # How long an example takes says more about the machine than about us.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+def pytest_configure():
+    """Let children be stopped by Ctrl-C, wherever the tests run."""
+    heed_interrupts()
 
 
 @dataclass(frozen=True)

@@ -349,12 +349,19 @@ class KafkaAssignment:
             self._lost.add(partition)
 
     def _row(self, output: Output) -> ProducerRecord:
-        # Kafka puts the time of writing in the place of event time, which is in the value as well.
-        role, key, value, headers, _ = output
-        row = ProducerRecord(self._config.topics.name_of(role), key, value, headers)
+        # In topics that only workers write to Kafka puts the time of writing in its place.
+        role, key, value, headers, timestamp_ms = output
+        row = ProducerRecord(self._config.topics.name_of(role), key, value, headers, timestamp_ms)
         size = n_bytes(row)
-        # Only a dead letter can be so large; the whole record stays where it came from.
-        return row if size <= _VALUE_BYTES_MAX else _shortened(row, size)
+        if size <= _VALUE_BYTES_MAX:
+            return row
+        if role != "dead_letters":
+            raise BrokerError(
+                f"an output to {row.topic!r} has {size} bytes, and Kafka's topics take at most "
+                f"{_VALUE_BYTES_MAX}; nothing was written"
+            )
+        # The whole record stays where it came from.
+        return _shortened(row, size)
 
 
 def _shortened(letter: ProducerRecord, size: int) -> ProducerRecord:

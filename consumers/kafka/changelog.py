@@ -124,7 +124,8 @@ class Changelog:
         for record in records:
             if record.key is not None:
                 latest[record.key] = record
-        stored = latest.pop(_CHECKPOINT_KEY, None) or latest.get(_OLD_POSITION_KEY)
+        old = latest.pop(_OLD_POSITION_KEY, None)
+        stored = latest.pop(_CHECKPOINT_KEY, None) or old
         if stored is None:
             return None
         chunks = {}

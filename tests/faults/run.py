@@ -28,6 +28,7 @@ from tests.faults.stage import CUT, SHRUNK, HarnessError, Stage, say
 from tests.faults.truncation import check_truncated
 from tests.support.kafka.cluster import Cluster, ClusterError
 from tests.support.kafka.proxy import FaultProxy
+from tests.support.processes import heed_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -203,6 +204,7 @@ def _quantile(values: Sequence[float], percent: int) -> float:
 
 
 def main() -> int:
+    heed_interrupts()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=20, help="how many")

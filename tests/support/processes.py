@@ -43,9 +43,8 @@ class ProcessGroup:
             )
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """Start a process with the options of `subprocess.Popen`, and with Ctrl-C heeded."""
-        with _heeded(signal.SIGINT):
-            process = subprocess.Popen(command, process_group=self._watchdog.pid, **options)
+        """Start a process with the options of `subprocess.Popen`."""
+        process = subprocess.Popen(command, process_group=self._watchdog.pid, **options)
         self._processes = [p for p in self._processes if p.poll() is None] + [process]
         return process
 
@@ -67,19 +66,11 @@ def killed_at_last(command: Sequence[str], **options: Any) -> Iterator[subproces
         group.kill()
 
 
-@contextmanager
-def _heeded(number: signal.Signals) -> Iterator[None]:
-    """Have a signal end the processes that are started meanwhile, even if we ignore it.
+def heed_interrupts() -> None:
+    """Take SIGINT again where this process was started with it ignored; call it in the main thread.
 
-    Under nohup, and in the background of a script, a suite is started with SIGINT ignored. A
-    child would inherit that, and Python would then raise no KeyboardInterrupt in it. A signal
-    that is handled is not inherited: the child gets the default.
+    Under nohup, and in the background of a script, that is so, and children would inherit it:
+    Python then raises no KeyboardInterrupt in them. A signal that is handled is not inherited.
     """
-    if signal.getsignal(number) is not signal.SIG_IGN:
-        yield
-        return
-    signal.signal(number, lambda *_: None)
-    try:
-        yield
-    finally:
-        signal.signal(number, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
