@@ -240,6 +240,16 @@ class Assignment(Protocol):
         """Return whether every owned partition has been polled to the end of all of its inputs."""
         ...
 
+    def is_read(self, partition: int) -> bool:
+        """Return whether an owned partition has been polled to the end of all of its inputs.
+
+        As the broker says now, and not as it said last.
+
+        Raises:
+            BrokerTimeoutError: it did not say in time.
+        """
+        ...
+
     def lag(self) -> dict[int, int]:
         """Return how many records of each owned partition have not been polled.
 

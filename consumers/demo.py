@@ -62,13 +62,13 @@ class Findings(Observer):
         """Take the outputs of a commit."""
         for output in commit.outputs:
             if output.role == "alarms":
-                self.alarms.append(AlarmEvent.model_validate_json(output.value))
+                self.alarms.append(AlarmEvent.read(output.value))
                 self.lines.append(_alarm_line(self.alarms[-1]))
             elif output.role == "retrain":
-                self.requests.append(RetrainRequest.model_validate_json(output.value))
+                self.requests.append(RetrainRequest.read(output.value))
                 self.lines.append(_request_line(self.requests[-1]))
             elif output.role == "metrics":
-                values = MetricPoint.model_validate_json(output.value).values
+                values = MetricPoint.read(output.value).values
                 if "accuracy_window" in values:
                     self.errors.append(1 - values["accuracy_window"])
 

@@ -15,6 +15,7 @@ from streamgauge.stream.contracts import AlarmEvent, MetricPoint, RetrainRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from streamgauge.consumers.broker import Broker
     from streamgauge.stream.records import Record
 
 Document = dict[str, Any]
@@ -138,11 +139,11 @@ def _unreadable(record: Record, error: ValueError) -> UnreadableRecordError:
 
 
 def _metric_point(record: Record) -> MetricPoint:
-    return MetricPoint.model_validate_json(record.value or b"")
+    return MetricPoint.read(record.value)
 
 
 def _alarm(record: Record) -> AlarmEvent:
-    return AlarmEvent.model_validate_json(record.value or b"")
+    return AlarmEvent.read(record.value)
 
 
 def _retrain_event(record: Record) -> RetrainEvent:
@@ -151,7 +152,7 @@ def _retrain_event(record: Record) -> RetrainEvent:
         for name, value in record.headers
         if name.startswith("ce_")
     }
-    return RetrainEvent(attributes, RetrainRequest.model_validate_json(record.value or b""))
+    return RetrainEvent(attributes, RetrainRequest.read(record.value))
 
 
 def _content_type(record: Record) -> dict[str, str]:
@@ -198,3 +199,10 @@ _READERS: dict[TopicKind, Callable[[Record], Published]] = {
     "retrain": _retrain_event,
     "dead-letters": _dead_letter,
 }
+
+
+def read_all(broker: Broker, topic: str) -> Iterator[Record]:
+    """Every retained record of a topic."""
+    with broker.reader([topic]) as reader:
+        while records := reader.poll(0.0):
+            yield from records

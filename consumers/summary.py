@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from streamgauge.consumers.published import documents
+from streamgauge.consumers.published import documents, read_all
 from streamgauge.consumers.terminal.format import counted
 
 if TYPE_CHECKING:
@@ -85,10 +85,3 @@ def _of_which(summary: Mapping[str, Any]) -> str:
         return ""
     noun = "partition" if len(partitions) == 1 else "partitions"
     return f", of {noun} {', '.join(map(str, partitions))}:" if partitions else ", of no partition:"
-
-
-def read_all(broker: Broker, topic: str) -> Iterator[Record]:
-    """Every retained record of a topic."""
-    with broker.reader([topic]) as reader:
-        while records := reader.poll(0.0):
-            yield from records

@@ -85,6 +85,11 @@ def _input(
         raise _IncomparableError(f"{gone}, and the journal goes on at commit {entry.sequence}")
     if entry.config_digest != processor.config_digest:
         raise _IncomparableError(f"commit {entry.sequence} was made under another configuration")
+    if len(entry.offsets_from) != len(processor.inputs):
+        raise _IncomparableError(
+            f"commit {entry.sequence} is of {len(entry.offsets_from)} inputs, and this processor"
+            f" has {len(processor.inputs)}"
+        )
     topics = map(config.topics.name_of, processor.inputs)
     ranges = zip(topics, entry.offsets_from, entry.offsets_to, strict=True)
     try:

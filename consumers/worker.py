@@ -36,6 +36,8 @@ _RETRY_S = 0.5
 # How often a commit may fail, for another reason than time, before the run is over.
 _ATTEMPTS_MAX = 5
 _LAG_EVERY_MS = 10_000
+# Of one partition in a row; then there may be input again.
+_DEADLINES_MAX = 100
 
 
 class CommitFailedError(BrokerError):
@@ -43,7 +45,10 @@ class CommitFailedError(BrokerError):
 
 
 class Observer:
-    """Someone who is told what a worker does; each method may be overridden, and must not raise."""
+    """Someone who is told what a worker does; each method may be overridden.
+
+    What an observer raises is logged, and does not end the work.
+    """
 
     def on_commit(self, partition: int, commit: Commit) -> None:
         """Hear of a commit, after it."""
@@ -192,7 +197,8 @@ class Worker(Generic[P]):
             CommitFailedError: a commit cannot be made.
         """
         n = 0
-        for batch in self._assignment.poll(timeout_s):
+        is_due = any(task.due_ms(now_ms) is not None for task in self._tasks.values())
+        for batch in self._assignment.poll(0.0 if is_due else timeout_s):
             task = self._tasks[batch.partition]
             self._commit(batch.partition, task.process(batch))
             n += len(batch)
@@ -200,22 +206,31 @@ class Worker(Generic[P]):
         if self._observers and now_ms >= self._next_lag_ms:
             self._next_lag_ms = now_ms + _LAG_EVERY_MS
             lag = self._assignment.lag()
-            for observer in self._observers:
-                observer.on_lag(lag)
+            self._tell(lambda observer: observer.on_lag(lag))
         return n
 
     def _meet_deadlines(self, now_ms: int) -> int:
         """Do what has fallen due in partitions that have no input left; count the deadlines."""
-        due = {p: task.due_ms(now_ms) for p, task in self._tasks.items()}
-        due = {p: deadline_ms for p, deadline_ms in due.items() if deadline_ms is not None}
-        lag = self._assignment.lag() if due else {}
         n = 0
-        for partition, deadline_ms in due.items():
-            if deadline_ms is not None and lag.get(partition) == 0:
-                commit = self._tasks[partition].on_deadline(deadline_ms)
-                self._commit(partition, commit)
+        for partition, task in list(self._tasks.items()):
+            if task.due_ms(now_ms) is None or not self._assignment.is_read(partition):
+                continue
+            for _ in range(_DEADLINES_MAX):
+                deadline_ms = task.due_ms(now_ms)
+                if deadline_ms is None or not self._commit(
+                    partition, task.on_deadline(deadline_ms)
+                ):
+                    break
                 n += 1
         return n
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        """Tell each observer; what one of them fails with is not the work's."""
+        for observer in self._observers:
+            try:
+                tell(observer)
+            except Exception:
+                log.exception("%s failed", type(observer).__name__)
 
     def _apply(self, change: Rebalance) -> None:
         """Drop what was lost, take over what was won."""
@@ -227,8 +242,8 @@ class Worker(Generic[P]):
             self._tasks[partition] = PartitionTask(partition, processor, restored)
             log.info("partition %d: at commit %d", partition, restored.checkpoint.sequence)
 
-    def _commit(self, partition: int, commit: Commit) -> None:
-        """Commit; where that fails the same input is processed again after a take-over."""
+    def _commit(self, partition: int, commit: Commit) -> bool:
+        """Commit, and return whether it was; else the same input is processed after a take-over."""
         try:
             self._assignment.commit(partition, commit)
         except BrokerError as error:
@@ -239,10 +254,10 @@ class Worker(Generic[P]):
             self._assignment.release(partition)
             if not isinstance(error, BrokerTimeoutError | FencedError):
                 self._back_off(partition, commit.after.sequence, error)
-        else:
-            self._failed.pop(partition, None)
-            for observer in self._observers:
-                observer.on_commit(partition, commit)
+            return False
+        self._failed.pop(partition, None)
+        self._tell(lambda observer: observer.on_commit(partition, commit))
+        return True
 
     def _back_off(self, partition: int, sequence: int, error: BrokerError) -> None:
         """Wait before the next attempt, longer each time; give up after some."""

@@ -7,7 +7,7 @@ from them.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
@@ -40,6 +40,15 @@ Timestamp = Annotated[datetime, PlainSerializer(_rfc3339_of, return_type=str)]
 
 class _Contract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+    @classmethod
+    def read(cls, value: bytes | None) -> Self:
+        """Return what the value of a published record says; fields of later versions are ignored.
+
+        Raises:
+            ValueError: it is no such thing.
+        """
+        return cls.model_validate_json(value or b"", extra="ignore")
 
 
 class MetricPoint(_Contract):

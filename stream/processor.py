@@ -14,8 +14,8 @@ class Processor(Protocol):
     """The code that turns the input of one partition into outputs, and its state.
 
     What it does depends on its configuration, on the records and on the deadlines that it is told
-    of, in their order, and on nothing else: a replay of the journal gives the same outputs and
-    digests, however the input was cut into batches. The runtime (`consumers/worker.py`) takes over,
+    of, in their order, and on nothing else: a replay of the journal's ranges gives the same outputs
+    and digests. The runtime (`consumers/worker.py`) takes over,
     restores, polls and commits; after any error it drops the processor and restores another one.
 
     Attributes:
@@ -45,8 +45,9 @@ class Processor(Protocol):
     def on_deadline(self, deadline_ms: int) -> list[Output]:
         """Do what falls due at a deadline and return what to write, in order.
 
-        It is called when the clock has passed `next_deadline_ms()` and no input is left unread.
-        Afterwards the next deadline is a later one.
+        It is called when the clock has passed `next_deadline_ms()` and no input is left unread;
+        where input goes on coming it may never be called. So `process` does first what fell due
+        before each record, by the record's time. Afterwards the next deadline is a later one.
         """
         ...
 

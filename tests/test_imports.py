@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import streamgauge
+
 ROOT = Path(__file__).parents[1]
 LAYERS = ("detectors", "stream", "consumers")
 FULL_NAMES = tuple(f"streamgauge.{layer}" for layer in LAYERS)
@@ -195,6 +197,18 @@ def test_every_name_of_a_package_can_be_had():
         "        assert 'no_such_name' in str(error)\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def test_the_public_names_are_the_same_wherever_they_are_listed():
+    module = ast.parse((ROOT / "streamgauge" / "__init__.py").read_text(encoding="utf-8"))
+    for_checkers = {
+        alias.name
+        for node in ast.walk(module)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for item in node.body
+        for alias in item.names
+    }
+    assert set(streamgauge.__all__) == streamgauge._MODULES.keys() == for_checkers
 
 
 # The rules themselves: a check that finds nothing must be able to find something.

@@ -155,6 +155,10 @@ class EmbeddedAssignment:
         """Return whether every owned partition has been polled to the end of all of its inputs."""
         return not any(self.lag().values())
 
+    def is_read(self, partition: int) -> bool:
+        """Return whether an owned partition has been polled to the end of all of its inputs."""
+        return not self.lag()[partition]
+
     def lag(self) -> dict[int, int]:
         """Return how many records of each owned partition have not been polled."""
         with self._database.reading() as connection:

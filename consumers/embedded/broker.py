@@ -40,7 +40,7 @@ _JOURNAL_PAGE = 1000
 class EmbeddedBroker:
     """The log in the folder `broker.data_dir`; see `streamgauge.consumers.broker.Broker`.
 
-    One thread at a time may use it, and each of its producers, readers and tasks.
+    One thread at a time may use it, and each of its producers, readers and assignments.
     """
 
     def __init__(self, config: Config) -> None:
@@ -154,7 +154,7 @@ class EmbeddedBroker:
             trim(connection, self._logs, self._config, now_ms)
 
     def close(self) -> None:
-        """Close every connection, those of producers, readers and tasks too."""
+        """Close every connection, those of producers, readers and assignments too."""
         for database in self._databases:
             database.close()
 

@@ -48,18 +48,20 @@ def raise_epoch(
     ).fetchone()
     own = Ownership(*row)
     known = connection.execute(
-        "SELECT log FROM input_offsets WHERE checkpoint = ? ORDER BY input", (own.id,)
+        "SELECT log, topic FROM input_offsets JOIN logs ON logs.id = log WHERE checkpoint = ? "
+        "ORDER BY input",
+        (own.id,),
     ).fetchall()
     if not known:
         connection.executemany(
             "INSERT INTO input_offsets VALUES (?, ?, ?, ?)",
             [(own.id, i, log.id, bounds(connection, log)[0]) for i, log in enumerate(inputs)],
         )
-    elif [log_id for (log_id,) in known] != [log.id for log in inputs]:
-        topics = ", ".join(log.topic for log in inputs)
+    elif [log_id for log_id, _ in known] != [log.id for log in inputs]:
         raise BrokerError(
-            f"app {app!r} has read other topics than {topics} so far; set `app` to another name, "
-            "or the topics back"
+            f"app {app!r} has read {', '.join(topic for _, topic in known)} so far, and this "
+            f"worker reads {', '.join(log.topic for log in inputs)}; set `app` to another name, or "
+            "the topics back"
         )
     return own
 

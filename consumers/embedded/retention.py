@@ -26,7 +26,8 @@ def trim(
 ) -> None:
     """Delete what is past retention, within the caller's write transaction.
 
-    Of an input topic only records go that every app of this folder has committed past. Journal
+    Of an input topic only records go that every app of this folder has committed past; where no
+    app has read it yet, those of predictions and labels stay. Journal
     entries of `config.app` go with the first of their input. The file keeps its size; the room is
     used again.
     """

@@ -162,13 +162,29 @@ class KafkaAssignment:
             return False
         corrupt = self._input.corrupt
         inputs = [i for owned in self._partitions.values() for i in owned.inputs]
-        sound = [i for i in inputs if i.where.partition not in corrupt]
-        ends = self._reader.committed_ends([i.where for i in sound]) if sound else {}
-        if any(i.buffer.records or self._input.position(i) < ends[i.where] for i in sound):
+        if not self._are_read([i for i in inputs if i.where.partition not in corrupt]):
             return False
         if corrupt:
             raise BrokerError("; ".join(corrupt.values()))
         return True
+
+    def is_read(self, partition: int) -> bool:
+        """Return whether an owned partition has been polled to the end of all of its inputs.
+
+        Not where a damaged record stops it.
+
+        Raises:
+            BrokerTimeoutError: the brokers did not answer in time.
+        """
+        return partition not in self._input.corrupt and self._are_read(
+            self._partitions[partition].inputs
+        )
+
+    def _are_read(self, inputs: Sequence[Input]) -> bool:
+        if any(i.buffer.records for i in inputs):
+            return False
+        ends = self._reader.committed_ends([i.where for i in inputs]) if inputs else {}
+        return all(self._input.position(i) >= ends[i.where] for i in inputs)
 
     def lag(self) -> dict[int, int]:
         """Return how many records of each owned partition have not been polled.
@@ -268,6 +284,7 @@ class KafkaAssignment:
         return restored
 
     def _take_over(self, partition: int) -> RestoredPartition:
+        self._check_inputs(partition)
         writer = TransactionalWriter(self._config, partition)
         try:
             changelog, restored = self._restore(partition)
@@ -279,6 +296,20 @@ class KafkaAssignment:
             writer, changelog, inputs, restored.checkpoint
         )
         return restored
+
+    def _check_inputs(self, partition: int) -> None:
+        """Compare our inputs with those of the last commit, before anybody is fenced.
+
+        Raises:
+            BrokerError: the app has read other topics so far.
+        """
+        entry = self._last_entry(partition)
+        if entry is not None and list(entry.topics) != self._inputs:
+            raise BrokerError(
+                f"app {self._config.app!r} has read {', '.join(entry.topics)} so far, and this "
+                f"worker reads {', '.join(self._inputs)}; set `app` to another name, or the topics "
+                "back"
+            )
 
     def _restore(self, partition: int) -> tuple[Changelog, RestoredPartition]:
         """Read the changelog; only after the fencing, so that nothing is added to it meanwhile."""
@@ -321,12 +352,18 @@ class KafkaAssignment:
 
     def _last_journalled(self, partition: int) -> int:
         """Return a commit that the journal got to: the last one, as far as entries are retained."""
+        entry = self._last_entry(partition)
+        if entry is not None:
+            return entry.sequence
+        start, _ = self._reader.bounds(internal_topic(self._config, JOURNAL_SUFFIX), partition)
+        return 1 if start > 0 else 0
+
+    def _last_entry(self, partition: int) -> StoredEntry | None:
         topic = internal_topic(self._config, JOURNAL_SUFFIX)
         record = self._reader.last(topic, partition)
-        if record is not None:
-            return StoredEntry.decode(record.value, f"{topic!r} partition {partition}").sequence
-        start, _ = self._reader.bounds(topic, partition)
-        return 1 if start > 0 else 0
+        if record is None:
+            return None
+        return StoredEntry.decode(record.value, f"{topic!r} partition {partition}")
 
     def _next_batch(self, partition: int, owned: _KafkaPartition) -> Batch:
         return cut_batch(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class KafkaBroker:
     """The topics of one application on a Kafka cluster; see `streamgauge.consumers.broker.Broker`.
 
-    One thread at a time may use it, and each of its producers, readers and tasks.
+    One thread at a time may use it, and each of its producers, readers and assignments.
     """
 
     def __init__(self, config: Config) -> None:

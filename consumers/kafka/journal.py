@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FORMAT = 2
+_FIX = "run the version that wrote it, or start anew under another `app`"
 
 
 class StoredEntry(Struct):
@@ -40,12 +41,15 @@ class StoredEntry(Struct):
             BrokerError: it is of another format.
         """
         try:
-            return msgspec.json.decode(value or b"", type=cls)
+            stored = msgspec.json.decode(value or b"", type=cls)
         except msgspec.DecodeError as error:
+            raise BrokerError(f"the journal in {where} cannot be read: {error}; {_FIX}") from None
+        if stored.format != FORMAT:
             raise BrokerError(
-                f"the journal in {where} cannot be read: {error}; run the version that wrote it, "
-                "or start anew under another `app`"
-            ) from None
+                f"the journal in {where} has format {stored.format}, and this version reads "
+                f"{FORMAT}; {_FIX}"
+            )
+        return stored
 
     def encode(self) -> bytes:
         """Return the value of its record."""

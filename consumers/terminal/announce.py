@@ -47,7 +47,7 @@ class LagLog(Observer):
 
 
 def _alarm_line(value: bytes) -> str:
-    alarm = AlarmEvent.model_validate_json(value)
+    alarm = AlarmEvent.read(value)
     of = f"{alarm.model}/{alarm.version}"
     if alarm.kind == "data_problem":
         return f"{of}: data problem: {alarm.detail}"
@@ -61,7 +61,7 @@ def _alarm_line(value: bytes) -> str:
 
 
 def _retrain_line(value: bytes) -> str:
-    request = RetrainRequest.model_validate_json(value)
+    request = RetrainRequest.read(value)
     return (
         f"{request.model}/{request.version}: asked for a retrain ({request.severity},"
         f" {request.reason}) on {request.window.n_outcomes:,} outcomes"

@@ -41,7 +41,7 @@ class FrozenModel:
         seed: of the order the rows are learned in.
 
     Raises:
-        DeployedModelError: the learner cannot learn these rows.
+        FrozenModelError: the learner cannot learn these rows.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FrozenModel:
         """Return what the model answers to one row.
 
         Raises:
-            DeployedModelError: it gives no answer, or one that is not finite.
+            FrozenModelError: it gives no answer, or one that is not finite.
         """
         try:
             answer = self._answer(self._x(features))
@@ -156,7 +156,7 @@ def make_learner(path: str, task: Task) -> Any:
     """Return a fresh River model for `task` by import path, such as `river.tree.SGTClassifier`.
 
     Raises:
-        DeployedModelError: there is no such thing, it needs arguments, or it is for another task.
+        FrozenModelError: there is no such thing, it needs arguments, or it is for another task.
     """
     from streamgauge.stream.signals.learner import make_river_model  # imports River
 

@@ -85,7 +85,7 @@ class Signal:
             key: make_detector(c.kind, c.params) for key, c in self._configs.items()
         }
         # Each its own: a value that a detector refuses is none of those that it counts.
-        self._places = {name: IndexMap() for name in self._configs}
+        self._index_maps = {name: IndexMap() for name in self._configs}
         self._n_failed = dict.fromkeys(self._configs, 0)
         self._n = 0
         self._total = 0.0
@@ -116,21 +116,21 @@ class Signal:
         self, name: str, values: NDArray[np.float64], outcomes: NDArray[np.int64]
     ) -> list[SignalAlarm | DetectorFailure]:
         """Feed one detector the values of these outcomes."""
-        detector, places = self._detectors[name], self._places[name]
+        detector, index_map = self._detectors[name], self._index_maps[name]
         before = detector.n_seen
         results = _fed(detector, values)
         refused = [position for position, said in results if isinstance(said, Exception)]
-        places.record(before, np.delete(outcomes, refused) if refused else outcomes)
+        index_map.record(before, np.delete(outcomes, refused) if refused else outcomes)
         found: list[SignalAlarm | DetectorFailure] = []
         for position, said in results:
             index = int(outcomes[position])
             if isinstance(said, Exception):
                 found.extend(self._failed(name, index, said))
                 continue
-            onset = places.outcome(said.onset, said.index)
+            onset = index_map.outcome(said.onset, said.index)
             found.append(SignalAlarm(index, onset, self.name, name, said))
             if said.kind == "drift":
-                places.drifted(said.index)
+                index_map.drifted(said.index)
         return found
 
     def _failed(self, name: str, index: int, error: Exception) -> list[DetectorFailure]:
@@ -166,9 +166,9 @@ class Signal:
                 name: [c.kind, c.params, self._detectors[name].state()]
                 for name, c in self._configs.items()
             },
-            "places": {
-                name: places.state(self._detectors[name].n_seen)
-                for name, places in self._places.items()
+            "index_maps": {
+                name: index_map.state(self._detectors[name].n_seen)
+                for name, index_map in self._index_maps.items()
             },
         }
 
@@ -196,7 +196,7 @@ class Signal:
             except ValueError:
                 afresh.append(name)
             else:
-                self._places[name] = IndexMap(state["places"][name])
+                self._index_maps[name] = IndexMap(state["index_maps"][name])
         return afresh
 
     def _fits(self, name: str, params: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:

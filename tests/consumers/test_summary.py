@@ -8,7 +8,8 @@ from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker
 from streamgauge.consumers.embedded.broker import EmbeddedBroker
-from streamgauge.consumers.summary import describe, read_all, summarize
+from streamgauge.consumers.published import read_all
+from streamgauge.consumers.summary import describe, summarize
 from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.builders import Feed
 from tests.support.harness import (

@@ -460,11 +460,11 @@ def test_where_values_are_takes_little_to_keep():
     values = sparse_stream(0.5, (0.1, 200_000))
     for start in range(0, len(values), 5_000):
         signal.update(values[start : start + 5_000], start)
-    [(_, runs)] = signal.state()["places"].values()
+    [(_, runs)] = signal.state()["index_maps"].values()
     assert 20 < len(runs) < 400
     dense = signal_with(adwin={"kind": "ADWIN"})
     dense.update(np.zeros(1000), 5)
-    assert dense.state()["places"] == {"adwin": [[], [0, 5]]}
+    assert dense.state()["index_maps"] == {"adwin": [[], [0, 5]]}
 
 
 def test_a_drift_before_min_labels_is_asked_for_at_min_labels():
