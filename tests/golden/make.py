@@ -1,7 +1,7 @@
 """Writes the golden files: stored state as this version writes it, which all later ones must read.
 
 Run `python -m tests.golden.make` when a stored format has a new number: it adds files for that, and
-leaves those of before alone. The input is the same every time.
+refuses to replace those of before. The input is the same every time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from msgspec.structs import asdict
+
 from streamgauge.consumers.broker import Checkpoint, Commit
 from streamgauge.consumers.clock import wall_clock_ms
 from streamgauge.consumers.config import load_config
@@ -21,6 +23,7 @@ from streamgauge.consumers.embedded.broker import EmbeddedBroker
 from streamgauge.consumers.kafka import changelog as kafka_changelog
 from streamgauge.consumers.kafka import journal as kafka_journal
 from streamgauge.stream import snapshot
+from streamgauge.stream.engine import Engine
 from streamgauge.stream.records import MONITOR_INPUTS
 from tests.support.builders import TOUCHY, eventful
 from tests.support.harness import monitor_worker, send
@@ -28,6 +31,9 @@ from tests.support.harness import monitor_worker, send
 FOLDER = Path(__file__).parent
 STATE_KEY = b"the golden files' key"
 TOPICS = ["predictions", "labels"]
+# A file bears the number of each format that is in it.
+EMBEDDED = FOLDER / f"embedded-{database.FORMAT}-{snapshot.FORMAT}.sql"
+KAFKA = FOLDER / (f"kafka-{kafka_changelog.FORMAT}-{kafka_journal.FORMAT}-{snapshot.FORMAT}.jsonl")
 PART_BYTES = 1_500
 LOG_BYTES = 3_000
 
@@ -63,11 +69,11 @@ def embedded_dump(folder):
         return "\n".join(connection.iterdump()) + "\n"
 
 
-def kafka_records(config):
+def kafka_records(restored, entries):
     """The same state and journal as Kafka's topics hold them, a record a line."""
-    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as assignment:
-        restored = assignment.rebalance().restored[0]
-        entries = list(broker.journal(0))
+    # One that is of a deadline, as other processors have them.
+    *entries, last = entries
+    entries.append(last._replace(deadline_ms=1))
     kafka_changelog.PART_BYTES_MAX = PART_BYTES
     log = kafka_changelog.Changelog("golden-state", TOPICS)
     rows = log.rows(Commit(Checkpoint(), restored.checkpoint, [], restored.chunks))
@@ -86,15 +92,32 @@ def _text(data):
     return None if data is None else base64.b64encode(data).decode()
 
 
+def restored_of(config):
+    """What a worker finds in a folder: checkpoint and chunks, and the journal."""
+    with EmbeddedBroker(config) as broker, broker.join_group(MONITOR_INPUTS) as assignment:
+        return assignment.rebalance().restored[0], list(broker.journal(0))
+
+
+def counts_of(config, restored):
+    """All counts of an engine that is restored from stored chunks, as a line of JSON."""
+    engine = Engine(config, state_key=STATE_KEY)
+    engine.restore(restored.chunks, restored.checkpoint.state_digest)
+    return json.dumps(asdict(engine.totals())) + "\n"
+
+
 def main():
+    for path in (EMBEDDED, KAFKA):
+        if path.exists():
+            raise SystemExit(f"{path.name} is there: it is kept; give the format a new number")
     # Some joins are to have a base, and that takes less here than ever elsewhere.
     snapshot._LOG_BYTES_MIN = LOG_BYTES
     with tempfile.TemporaryDirectory() as name:
         config = worked(Path(name))
         dump = embedded_dump(Path(name))
-        records = list(kafka_records(config))
-    (FOLDER / f"embedded-{database.FORMAT}.sql").write_text(dump)
-    (FOLDER / f"kafka-{kafka_changelog.FORMAT}.jsonl").write_text("".join(records))
+        restored, entries = restored_of(config)
+    counts = counts_of(config, restored)
+    EMBEDDED.write_text(f"-- {counts}{dump}")
+    KAFKA.write_text(counts + "".join(kafka_records(restored, entries)))
 
 
 if __name__ == "__main__":
