@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from streamgauge.consumers.broker import BrokerError
 from streamgauge.consumers.config import load_config
 from streamgauge.consumers.connect import open_broker
 from streamgauge.consumers.verify import verify
@@ -315,3 +316,70 @@ def test_a_processor_that_does_not_move_its_deadline_on_is_an_error(config, rng)
             worker.run(
                 until_idle=True, should_stop=lambda: False, clock_ms=lambda: START_MS + 100_000
             )
+
+
+def test_many_deadlines_are_met_in_one_turn(config, rng):
+    late = [
+        ("status", key, b'{"due_ms": %d}' % (START_MS + 50_000 + i), START_MS + 5_000)
+        for i, key in enumerate(KEYS * 5)
+    ]
+    with open_broker(config) as broker:
+        produce(broker, config, traffic(rng, 90) + late)
+    with open_broker(config) as broker, broker.join_group(INPUTS) as assignment:
+        worker = Worker(Tally, assignment)
+        worker.run(until_idle=True, should_stop=lambda: False, clock_ms=lambda: 0)
+        n_due = sum(len({due for due, _ in t._due}) for t in worker.processors().values())
+        assert n_due >= len(late)
+        assert worker.step(0.0, START_MS + 100_000) == n_due
+
+
+def test_an_observer_that_fails_does_not_end_the_work(config, rng, caplog):
+    class Failing(Observer):
+        def on_commit(self, partition, commit):
+            raise ValueError("observed too much")
+
+        def on_lag(self, lag):
+            raise ValueError("observed too little")
+
+    with open_broker(config) as broker:
+        produce(broker, config, traffic(rng, 30))
+    work(config, START_MS, observers=[Failing()])
+    assert "observed too much" in caplog.text
+    assert "observed too little" in caplog.text
+    with open_broker(config) as broker:
+        assert sum(len(list(broker.journal(p))) for p in range(N_PARTITIONS)) > 1
+
+
+def test_another_processor_under_the_same_app_is_refused_and_fences_nobody(config, harness, rng):
+    with open_broker(config) as broker:
+        produce(broker, config, traffic(rng, 60))
+        work(config, START_MS)
+        produce(broker, config, traffic(rng, 60))
+        with broker.join_group(INPUTS) as assignment:
+            worker = Worker(Tally, assignment)
+            worker.start()
+            # On Kafka a partition is won by and by; the embedded broker gives all at once.
+            deadline_s = time.monotonic() + TIMEOUT_S
+            while not is_whole(worker):
+                assert time.monotonic() < deadline_s
+                worker.start()
+            if harness.workers_share:
+                with broker.join_group(INPUTS[:2]) as other:
+                    check_refused(other)
+            n_commits = sum(len(list(broker.journal(p))) for p in range(N_PARTITIONS))
+            worker.run(until_idle=True, should_stop=lambda: False, clock_ms=lambda: 0)
+            assert sum(len(list(broker.journal(p))) for p in range(N_PARTITIONS)) > n_commits
+        if not harness.workers_share:
+            with broker.join_group(INPUTS[:2]) as other:
+                check_refused(other)
+
+
+def check_refused(assignment):
+    with pytest.raises(BrokerError, match=r"has read .* so far, and this worker reads"):
+        keep_asking(assignment)
+
+
+def keep_asking(assignment):
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        assignment.rebalance()

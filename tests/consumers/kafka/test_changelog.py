@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgauge.consumers.broker import BrokerError, Checkpoint, Commit
+from streamgauge.consumers.broker import BrokerError, Checkpoint, Commit, JournalEntry
 from streamgauge.consumers.kafka import changelog as kafka_changelog
 from streamgauge.consumers.kafka.changelog import Changelog
+from streamgauge.consumers.kafka.journal import StoredEntry
 from streamgauge.stream.records import Record
 
 CHUNKS = st.dictionaries(
@@ -64,3 +65,38 @@ def test_a_part_that_is_missing_is_noticed(monkeypatch):
     for lost in range(3):
         with pytest.raises(BrokerError, match="is not whole"):
             Changelog("state", ["p", "l"]).restore(log[:lost] + log[lost + 1 :])
+
+
+OLD_POSITION = (
+    b'{"format":1,"sequence":3,"prediction_offset":40,"label_offset":38,"state_digest":"d",'
+    b'"config_digest":"c","n_chunks":1,"chunks_digest":"00"}'
+)
+
+
+def test_the_state_of_an_older_version_is_refused_in_a_sentence():
+    headers = (("parts", b"1"),)
+    records = [
+        Record("state", 0, 0, 0, b"engine#0", b"chunk", headers),
+        Record("state", 0, 1, 0, b"position", OLD_POSITION),
+    ]
+    with pytest.raises(
+        BrokerError, match="has format 1, and this version reads 2; run the version"
+    ):
+        Changelog("state", ["p", "l"]).restore(records)
+
+
+def test_the_state_of_other_topics_is_refused(monkeypatch):
+    log, _ = written(monkeypatch, [(2, False, {"a": b"12345"})])
+    with pytest.raises(BrokerError, match="is of a worker that read p, l, and this one reads x, l"):
+        Changelog("state", ["x", "l"]).restore(log)
+
+
+def test_a_journal_of_another_format_is_refused():
+    entry = JournalEntry(0, 1, (0, 0), (4, 2), None, "d", "c")
+    stored = StoredEntry.of(entry, ["p", "l"])
+    assert StoredEntry.decode(stored.encode(), "here").journal_entry(0) == entry
+    stored.format = 7
+    with pytest.raises(BrokerError, match="the journal in here has format 7, and this version"):
+        StoredEntry.decode(stored.encode(), "here")
+    with pytest.raises(BrokerError, match=r"here cannot be read: .*; run the version"):
+        StoredEntry.decode(b'[0, 3, 0, 40, 0, 38, "d", "c"]', "here")
