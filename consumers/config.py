@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from streamgauge.stream.config import ConfigError, CoreConfig, DurationMs, Section, validate_config
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _ADDRESSES = r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$"
 
@@ -158,7 +156,9 @@ def load_config(data: Any) -> Config:
 
 
 def read_config(
-    path: Path | None = None, data_dir: Path | None = None, kafka: str | None = None
+    path: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    kafka: str | None = None,
 ) -> Config:
     """Return the configuration in a YAML file, or the defaults without one.
 
@@ -171,7 +171,7 @@ def read_config(
     Raises:
         ConfigError: no such file, not YAML, or not a configuration.
     """
-    data = None if path is None else _parse(path)
+    data = None if path is None else _parse(Path(path))
     config = load_config(data if kafka is None else _on_kafka(data, kafka))
     if data_dir is not None:
         broker = config.broker.model_copy(update={"data_dir": str(data_dir)})

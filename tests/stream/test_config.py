@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from streamgauge.consumers.config import Config, load_config
+from streamgauge.consumers.config import Config, load_config, read_config
 from streamgauge.detectors import make_detector
 from streamgauge.detectors.kinds import KINDS
 from streamgauge.stream.check import check_components
@@ -438,3 +438,10 @@ def test_a_binary_detector_is_fine_where_losses_are_0_or_1(settings):
 @pytest.mark.parametrize("path", CONFIGS or [None], ids=str)
 def test_the_example_configurations_load(path):
     check_components(load_config(yaml.safe_load(path.read_text(encoding="utf-8"))))
+
+
+def test_a_file_may_be_named_by_a_string(tmp_path):
+    path = tmp_path / "monitor.yaml"
+    path.write_text("app: named\n")
+    assert read_config(str(path)) == read_config(path)
+    assert read_config(str(path)).app == "named"
